@@ -1,0 +1,119 @@
+"""Every error this package raises on purpose.
+
+LLMFeaturesError
+├── ConfigError                 llmfeatures.toml, environment variables
+├── DefinitionError             a registry that cannot be right
+│   └── UnknownNameError        a feature, view, entity or prompt that is not there
+├── PromptError                 a prompt file that cannot be right
+│   └── NotAvailableYetError    a part of the format that this version does not have
+├── RenderError                 a prompt that could not be rendered with these values
+│   └── FeatureNotPresentError  a feature without a value, and a policy that says "error"
+├── RequestError                the caller's keys, inputs or options
+├── InvalidValueError           a value outside its dtype
+├── SourceError                 a Parquet file or query that is not what the registry says
+├── SpineError                  a spine without the columns that a join needs
+└── StoreError                  the online store
+    ├── StoreUnavailableError   it could not be reached, or did not answer in time
+    ├── StoreReadOnlyError      this project, or this store, may not be written
+    ├── EntityMismatchError     an answer that belongs to another entity
+    └── FormatError             data written in a format that this version does not read
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LLMFeaturesError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(LLMFeaturesError):
+    """The project's configuration is wrong."""
+
+
+class DefinitionError(LLMFeaturesError):
+    """A definition in the registry is wrong."""
+
+
+class UnknownNameError(DefinitionError):
+    """A name that the registry, or the prompts folder, does not have."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)}")
+
+
+class PromptError(LLMFeaturesError):
+    """A prompt file is wrong. ``path``, ``line`` and ``column`` (from 1) say where, when known."""
+
+    def __init__(self, message: str, *, path: str = "", line: int | None = None, column: int | None = None) -> None:
+        self.message, self.path, self.line, self.column = message, path, line, column
+        where = ":".join(str(part) for part in (path, line, column) if part)
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class NotAvailableYetError(PromptError):
+    """The file uses a part of the format that this version does not have."""
+
+
+class RenderError(LLMFeaturesError):
+    """The prompt could not be rendered with these values."""
+
+
+class FeatureNotPresentError(RenderError):
+    """A feature has no value, and the prompt's policy for it is an error."""
+
+    def __init__(self, message: str, *, feature: str, status: str) -> None:
+        self.feature, self.status = feature, status
+        super().__init__(message)
+
+
+class RequestError(LLMFeaturesError):
+    """The caller's keys, inputs or options are wrong."""
+
+
+class InvalidValueError(LLMFeaturesError):
+    """A value does not fit its dtype. The message never shows the value."""
+
+
+class SourceError(LLMFeaturesError):
+    """A source is not what the registry says it is."""
+
+
+class SpineError(LLMFeaturesError):
+    """A spine lacks what the join needs, or cannot be read."""
+
+
+class StoreError(LLMFeaturesError):
+    """The online store did not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The online store could not be reached, or did not answer in time."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The online store may not be written from here."""
+
+
+class EntityMismatchError(StoreError):
+    """The store's answer belongs to another entity: the connection is out of step and was dropped."""
+
+
+class FormatError(StoreError):
+    """Stored data has a format number that this version does not read."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known ones, or all when there are few."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        hint = f"; did you mean {' or '.join(repr(one) for one in close)}?"
+        return hint if len(names) > 12 else f"{hint} The valid choices are: {', '.join(names)}"
+    if not names:
+        return "; there are none"
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"; the valid choices are: {shown}"

@@ -1,0 +1,315 @@
+"""Protocols that adapters implement, and the frozen values that pass between them and the services.
+
+Each docstring is the contract; `llmfeatures.testing` has a conformance suite per Protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from llmfeatures.schema import FeatureView, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ClockName = Literal["event", "known"]
+"""Which rows count at t: what was true (``event``), or what was true and had arrived (``known``)."""
+
+
+class Read(NamedTuple):
+    """One entity's fields to read: ``key`` is an encoded entity key, ``fields`` are field names of its hash."""
+
+    key: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewFields:
+    """A view as an online store sees it: its name and its features in declared order."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+class RowWrite(NamedTuple):
+    """One row of a view for one entity key. ``event`` and ``created`` are stamps (``-``: no created timestamp);
+    ``values`` are the canonical JSON of the view's features in declared order."""
+
+    key: str
+    view: ViewFields
+    event: str
+    created: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a write did: rows that are now in the store, and rows that a newer one (or the same one) kept out."""
+
+    written: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewMeta:
+    """What the store says of a view that a materialize has completed: ``watermark`` is a stamp."""
+
+    schema_hash: str
+    watermark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """The store's own record of what it holds. ``lifetime`` is random, made with the record: a flush changes it."""
+
+    format: int
+    lifetime: str
+    views: Mapping[str, ViewMeta]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The start of a materialization, as the store saw it. ``now`` is a stamp of the store's own clock."""
+
+    now: str
+    meta: Meta
+
+
+class OnlineStore(Protocol):
+    """The newest row of each view for each entity key, for one namespace. Thread-safe; usable after ``fork``.
+
+    Every method raises `StoreUnavailableError` when the store cannot be reached or does not answer in time,
+    `StoreReadOnlyError` when it refuses writes, `FormatError` when what it holds has another format number.
+    """
+
+    def read(self, reads: Sequence[Read], *, timeout: float | None = None) -> list[list[str | None]]:
+        """Read every entity's fields in one round trip.
+
+        Returns one list per read, in order, with one text per field, ``None`` where the field is absent. ``timeout``
+        (seconds, for the whole call) overrides the store's own.
+
+        Raises:
+            EntityMismatchError: an answer belongs to another entity. The connection was dropped.
+        """
+        ...
+
+    def meta(self, *, timeout: float | None = None) -> Meta | None:
+        """The store's meta record; ``None`` when it was never filled, or was flushed."""
+        ...
+
+    def begin(self) -> Begun:
+        """Make the meta record if there is none, and tell the store's time."""
+        ...
+
+    def write(
+        self,
+        rows: Sequence[RowWrite],
+        *,
+        replace_before: str | None = None,
+        ttls: Mapping[str, timedelta] | None = None,
+    ) -> Written:
+        """Write rows of one entity (all keys have the same join keys; any number of keys and views), newest wins.
+
+        A row wins over a stored one when ``codec.order`` says so: greater event, then created, then values. An equal
+        row is skipped. With ``replace_before`` (a stamp), a stored row that was WRITTEN before it loses always. Each
+        key's rows are decided and written atomically; a reader never sees a value without its stamp. A row's fields
+        are all replaced together.
+
+        ``ttls`` has the ttl of every view of the entity: a key then expires at the latest event + ttl + 1 day (stores
+        without expiry ignore it). ``None``: the key never expires.
+        """
+        ...
+
+    def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
+        """Remove the view's rows that were WRITTEN before ``before``, for entity keys of these join keys.
+
+        A key with no view left is removed whole. Returns how many rows were removed. Atomic per key.
+        """
+        ...
+
+    def complete(self, view: str, meta: ViewMeta, *, lifetime: str, base: str | None) -> bool:
+        """Record that a materialization of the view is complete.
+
+        Returns False, and records nothing, when the store's lifetime is no longer ``lifetime`` (it was flushed since
+        `begin`). ``base`` is None for a full run: the record is replaced. Else it is the watermark that the run built
+        on: the watermark only moves up, and stays where it is when it has fallen below ``base``, or the schema hash
+        is another (a full run came between).
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what this store opened. It can be used again."""
+        ...
+
+
+class AsyncOnlineStore(Protocol):
+    """The reading half of `OnlineStore`, for asyncio; the same contract. A cancelled read drops its connection."""
+
+    async def read(self, reads: Sequence[Read], *, timeout: float | None = None) -> list[list[str | None]]:
+        """As `OnlineStore.read`."""
+        ...
+
+    async def meta(self, *, timeout: float | None = None) -> Meta | None:
+        """As `OnlineStore.meta`."""
+        ...
+
+    async def aclose(self) -> None:
+        """As `OnlineStore.close`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A list of rows that a view is made of: where they are, and which columns hold what.
+
+    ``keys`` maps each join key of the entity to a column; ``values`` each feature to a column. ``created`` is None
+    when there is no such column.
+    """
+
+    source: Source
+    keys: Mapping[str, str]
+    event: str
+    created: str | None
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """One view to join to a spine. ``keys`` maps each join key to the spine's column; ``features`` are the names to
+    bring, and all of the view's features decide ties."""
+
+    view: FeatureView
+    keys: Mapping[str, str]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """A batch of a join: ``spine`` has the spine's columns as they came (without helper columns) and ``at`` the
+    moment of each row, timestamp[us, UTC]. ``found`` has one `FoundColumns` per lookup. All have the same length."""
+
+    spine: pa.RecordBatch
+    at: pa.Array[Any]
+    found: tuple[FoundColumns, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundColumns:
+    """The winning row of one lookup for each row of a batch, whatever its age (ttl is the reader's business).
+
+    ``event`` is timestamp[us, UTC], null where no row was found. ``columns`` has one array per feature of the lookup,
+    of the dtype's own Arrow type, null where the row holds null or there is none. ``invalid`` maps a row number
+    to the reason why the winning row's value of a feature is no value of its dtype: ``(feature, reason)``.
+    ``hidden`` is true where the ``event`` clock would have found another row (always false under that clock).
+    """
+
+    event: pa.Array[Any]
+    columns: tuple[pa.Array[Any], ...]
+    invalid: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    hidden: pa.Array[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatestBatch:
+    """A batch of winning rows of a view: one Arrow array per join key and per feature, event and created as
+    timestamp[us, UTC] (created null: none). ``non_finite`` counts the floats that became null. Values are canonical.
+    """
+
+    keys: tuple[pa.Array[Any], ...]
+    event: pa.Array[Any]
+    created: pa.Array[Any]
+    columns: tuple[pa.Array[Any], ...]
+    non_finite: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatestCount:
+    """How many rows of a source a `OfflineStore.latest` covers: ``eligible`` by time and with whole keys, ``refused``
+    because a join key or the event timestamp is null, and an upper bound of the ``keys`` that will come."""
+
+    eligible: int
+    refused: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Since:
+    """The lower bound of an incremental read: rows whose event or created timestamp is later than ``after``."""
+
+    after: datetime
+
+
+class OfflineStore(Protocol):
+    """History. Implements the point-in-time rule; never applies a ttl; times are UTC, microseconds.
+
+    Every method raises `SourceError` when a source is not what the registry says.
+    """
+
+    def check(self, view: FeatureView) -> list[str]:
+        """Problems of a view's sources: missing files or columns, columns of a wrong type. Empty when there is none.
+        Each problem is one sentence that names the view and says what to do."""
+        ...
+
+    def join(
+        self, spine: object, lookups: Sequence[Lookup], *, clock: ClockName, timestamp: str = "event_timestamp"
+    ) -> Iterator[Joined]:
+        """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed.
+
+        ``spine`` is a path or an object (see `llmfeatures.offline.spine`), read once. For a row at t with these keys the winner is the greatest by
+        (event, created with null the smallest, then `codec.row_text`) among rows with equal keys, event <= t and,
+        under ``known``, created <= t or null. A null key or null t matches nothing.
+
+        Raises:
+            SpineError: the spine cannot be read, or lacks a column.
+        """
+        ...
+
+    def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
+        """What `latest` with the same arguments will cover."""
+        ...
+
+    def latest(
+        self, view: FeatureView, *, until: datetime, since: Since | None = None, batch_rows: int = 10_000
+    ) -> Iterator[LatestBatch]:
+        """The winning row of each entity key among rows with event <= until and (created <= until or null) and, with
+        ``since``, event > since.after or created > since.after. Bounded memory; any order of keys; each key once.
+
+        Raises:
+            SourceError: a winning row holds a value that is no value of its dtype; raised before its batch is given.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what this store opened."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One completed materialization of a view. Times are stamps. ``known_up_to``: rows created up to then were read;
+    ``readable_from``: from then on the online store showed them."""
+
+    view: str
+    full: bool
+    until: str
+    known_up_to: str
+    started: str
+    readable_from: str
+    schema_hash: str
+    rows_read: int
+    keys_written: int
+
+
+class StateStore(Protocol):
+    """The project's state outside both stores: run records today."""
+
+    def add_run(self, record: RunRecord) -> None:
+        """Keep a record, durably and atomically."""
+        ...
+
+    def runs(self, view: str | None = None) -> Iterable[RunRecord]:
+        """Records, oldest first."""
+        ...
