@@ -32,9 +32,7 @@ def as_utc(value: datetime | str) -> datetime:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise InvalidValueError(
-                "not an ISO 8601 date or time; write it like 2026-05-07T22:00:00Z"
-            ) from None
+            raise InvalidValueError("not an ISO 8601 date or time; write it like 2026-05-07T22:00:00Z") from None
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:

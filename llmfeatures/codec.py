@@ -63,7 +63,8 @@ def split_stamp(view_stamp: str) -> tuple[str, str, str]:
 
 
 def row_text(values: Iterable[str]) -> str:
-    """The compact JSON array of a row's encoded values in declared order: it breaks ties, the greatest by UTF-8 bytes."""
+    """The compact JSON array of a row's encoded values in declared order: it breaks ties, the greatest by UTF-8
+    bytes."""
     return f"[{','.join(values)}]"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from llmfeatures.schema import FeatureView, Source
@@ -253,12 +254,18 @@ class OfflineStore(Protocol):
         Each problem is one sentence that names the view and says what to do."""
         ...
 
+    def advice(self, view: FeatureView) -> list[str]:
+        """What works, but not as one may think: what an incremental materialization cannot see, a backfill. As
+        `check`."""
+        ...
+
     def join(
         self, spine: object, lookups: Sequence[Lookup], *, clock: ClockName, timestamp: str = "event_timestamp"
     ) -> Iterator[Joined]:
         """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed.
 
-        ``spine`` is a path or an object (see `llmfeatures.offline.spine`), read once. For a row at t with these keys the winner is the greatest by
+        ``spine`` is a path or an object (see `llmfeatures.offline.spine`), read once. For a row at t with these keys
+        the winner is the greatest by
         (event, created with null the smallest, then `codec.row_text`) among rows with equal keys, event <= t and,
         under ``known``, created <= t or null. A null key or null t matches nothing.
 
@@ -312,4 +319,12 @@ class StateStore(Protocol):
 
     def runs(self, view: str | None = None) -> Iterable[RunRecord]:
         """Records, oldest first."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes historical prompts to a file. Atomic: the file is whole, or it is not there."""
+
+    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
+        """Write all batches (canonical rows, see `llmfeatures.history`) and return how many rows were written."""
         ...

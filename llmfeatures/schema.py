@@ -14,9 +14,11 @@ from llmfeatures.clock import duration_text, parse_duration
 from llmfeatures.errors import ConfigError, DefinitionError
 from llmfeatures.types import DType, parse_dtype
 
-OPTION_NAMES = frozenset("as_of clock timeout prompt rows self loop caller varargs kwargs".split())
-JINJA_GLOBALS = frozenset("range dict lipsum cycler joiner namespace".split())
-JINJA_WORDS = frozenset("and or not in is if else elif true false none True False None".split())
+OPTION_NAMES = frozenset(["as_of", "clock", "timeout", "prompt", "rows", "self", "loop", "caller", "varargs", "kwargs"])
+JINJA_GLOBALS = frozenset(["range", "dict", "lipsum", "cycler", "joiner", "namespace"])
+JINJA_WORDS = frozenset(
+    ["and", "or", "not", "in", "is", "if", "else", "elif", "true", "false", "none", "True", "False", "None"]
+)
 KEY_KINDS = ("str", "int", "bool", "date", "timestamp", "enum", "decimal")
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
@@ -94,7 +96,8 @@ class ParquetSource(Definition):
     """Rows in Parquet files.
 
     Args:
-        path: a file, a folder or a glob, relative to the project's root; hive partitions (``day=2026-05-07/``) are columns.
+        path: a file, a folder or a glob, relative to the project's root; hive partitions
+            (``day=2026-05-07/``) are columns.
         event_timestamp: the column that says when a row became true; a naive one is UTC.
         created_timestamp: the column that says when a row was written, if there is one.
         columns: renames, from the file's name to the registry's: ``{"uid": "user_id"}``.
@@ -165,7 +168,9 @@ class PushSource(Definition):
 
     batch: ParquetSource | SqlSource | None = None
 
-    def __init__(self, batch: str | ParquetSource | SqlSource | Mapping[str, Any] | None = None, **unknown: Any) -> None:
+    def __init__(
+        self, batch: str | ParquetSource | SqlSource | Mapping[str, Any] | None = None, **unknown: Any
+    ) -> None:
         super().__init__(batch=None if batch is None else _source(batch), **unknown)
 
 
@@ -183,7 +188,8 @@ def _source(value: Any) -> Any:
         found = [kind for name, kind in kinds.items() if name in options]
         if len(found) != 1:
             raise DefinitionError(
-                "a source has exactly one of: path (Parquet files), query (SQL), batch (pushed rows; null for no history)"
+                "a source has exactly one of: path (Parquet files), query (SQL), "
+                "batch (pushed rows; null for no history)"
             )
         return found[0](**options)
     return value
@@ -228,7 +234,8 @@ class Entity(Definition):
         for key, dtype in self.join_keys.items():
             if dtype.kind not in KEY_KINDS:
                 raise DefinitionError(
-                    f"join key {key!r} of entity {name!r} cannot be {dtype}; a join key is one of: {', '.join(KEY_KINDS)}"
+                    f"join key {key!r} of entity {name!r} cannot be {dtype}; "
+                    f"a join key is one of: {', '.join(KEY_KINDS)}"
                 )
 
 
@@ -258,9 +265,7 @@ class Feature(Definition):
         **unknown: Any,
     ) -> None:
         check_identifier("feature", name)
-        super().__init__(
-            name=name, dtype=dtype, column=column, description=description, tags=tags or {}, **unknown
-        )
+        super().__init__(name=name, dtype=dtype, column=column, description=description, tags=tags or {}, **unknown)
 
 
 class FeatureView(Definition):
@@ -305,9 +310,7 @@ class FeatureView(Definition):
         **unknown: Any,
     ) -> None:
         if not _VIEW_NAME.fullmatch(name):
-            raise DefinitionError(
-                f"view {name!r}: a view's name has ASCII letters, digits, _ and -, a letter first"
-            )
+            raise DefinitionError(f"view {name!r}: a view's name has ASCII letters, digits, _ and -, a letter first")
         if name == KEY_VIEW_NAME:
             raise DefinitionError(f"view {name!r} is reserved: the online store keeps the entity key under it")
         if isinstance(features, Mapping):

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +97,12 @@ class DType:
             InvalidValueError: the data is not what this dtype writes (the dtype was changed since).
         """
         try:
-            return self._from_json(json.loads(data) if self.kind == "json" else orjson.loads(data))
+            return self.from_json(json.loads(data) if self.kind == "json" else orjson.loads(data))
         except (ValueError, TypeError, InvalidOperation, RecursionError):
             raise InvalidValueError(f"stored data that is no {self}") from None
 
-    def _from_json(self, value: Any) -> Any:
+    def from_json(self, value: Any) -> Any:
+        """The canonical value of parsed JSON that `encode` wrote. Raises ValueError or TypeError for other JSON."""
         if value is None or self.kind == "json":
             return value
         match self.kind:
@@ -114,7 +115,7 @@ class DType:
             case "list":
                 item = self.item
                 assert item is not None
-                return [item._from_json(one) for one in _exactly(value, list)]
+                return [item.from_json(one) for one in _exactly(value, list)]
             case "int":
                 return _exactly(value, int)
             case "float":
@@ -342,10 +343,10 @@ def _bool(dtype: DType, value: Any) -> bool:
 def _timestamp(dtype: DType, value: Any) -> datetime:
     if not isinstance(value, (datetime, str)):
         raise _refuse(dtype, value)
-    moment = as_utc(value)
-    return moment if type(moment) is datetime else datetime.fromtimestamp(0, moment.tzinfo) + (
-        moment - datetime.fromtimestamp(0, moment.tzinfo)
-    )
+    at = as_utc(value)
+    if type(at) is not datetime:  # a subclass, like a pandas Timestamp
+        at = datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, tzinfo=UTC)
+    return at
 
 
 def _date(dtype: DType, value: Any) -> date:
@@ -396,7 +397,7 @@ def _list(dtype: DType, value: Any) -> list[Any]:
     return items
 
 
-def _json(dtype: DType, value: Any) -> Any:
+def _json(_dtype: DType, value: Any) -> Any:
     # text is JSON text, as it is in a source's column
     return parse_json(value) if isinstance(value, (str, bytes)) else json_value(value)
 

@@ -1,0 +1,75 @@
+"""Typed, fresh facts about a user in an LLM's prompt, and the exact prompt of any moment in history."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llmfeatures.version import __version__
+
+if TYPE_CHECKING:
+    from llmfeatures.builder import AsyncContextBuilder as AsyncContextBuilder
+    from llmfeatures.builder import ContextBuilder as ContextBuilder
+    from llmfeatures.context import FeatureValue as FeatureValue
+    from llmfeatures.context import Manifest as Manifest
+    from llmfeatures.context import PromptContext as PromptContext
+    from llmfeatures.errors import LLMFeaturesError as LLMFeaturesError
+    from llmfeatures.history import History as History
+    from llmfeatures.project import Project as Project
+    from llmfeatures.registry import Registry as Registry
+    from llmfeatures.schema import Entity as Entity
+    from llmfeatures.schema import Feature as Feature
+    from llmfeatures.schema import FeatureView as FeatureView
+    from llmfeatures.schema import ParquetSource as ParquetSource
+    from llmfeatures.schema import PushSource as PushSource
+    from llmfeatures.schema import SqlSource as SqlSource
+
+_WHERE = {
+    "AsyncContextBuilder": "builder",
+    "ContextBuilder": "builder",
+    "Entity": "schema",
+    "Feature": "schema",
+    "FeatureValue": "context",
+    "FeatureView": "schema",
+    "History": "history",
+    "LLMFeaturesError": "errors",
+    "Manifest": "context",
+    "ParquetSource": "schema",
+    "Project": "project",
+    "PromptContext": "context",
+    "PushSource": "schema",
+    "Registry": "registry",
+    "SqlSource": "schema",
+}
+
+__all__ = [
+    "AsyncContextBuilder",
+    "ContextBuilder",
+    "Entity",
+    "Feature",
+    "FeatureValue",
+    "FeatureView",
+    "History",
+    "LLMFeaturesError",
+    "Manifest",
+    "ParquetSource",
+    "Project",
+    "PromptContext",
+    "PushSource",
+    "Registry",
+    "SqlSource",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first used, so that importing the package costs nothing."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,471 @@
+"""`ContextBuilder` and `AsyncContextBuilder`: two thin shells around the same plans."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+from llmfeatures.clock import Clock, as_utc, parse_duration
+from llmfeatures.compile import compile_plan
+from llmfeatures.context import FeatureValue, PromptContext, context_from, prompt_id
+from llmfeatures.errors import (
+    ConfigError,
+    InvalidValueError,
+    RequestError,
+    SourceError,
+    StoreUnavailableError,
+    did_you_mean,
+)
+from llmfeatures.plan import PromptPlan, ReadMeta, ReadResult
+from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore
+from llmfeatures.prompts.environment import PromptEnvironment, make_environment
+from llmfeatures.prompts.file import prompt_names, prompt_path, read_prompt
+from llmfeatures.registry import Registry
+from llmfeatures.version import __version__
+
+CLOCKS: tuple[ClockName, ...] = ("event", "known")
+Timeout = float | timedelta | str | None
+"""Seconds, a timedelta, or text such as ``250ms``; None is the configured one."""
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+Parts = Generator[Any, Any, ReadResult]
+
+
+class Call(NamedTuple):
+    """One row of a call: canonical join keys and inputs."""
+
+    keys: dict[str, Any]
+    inputs: dict[str, Any]
+
+
+class Prompts:
+    """The compiled prompts of a project, each compiled once; with ``reload``, again when one of its files changed."""
+
+    def __init__(self, registry: Registry, folder: Path, *, reload: bool = False) -> None:
+        self.registry, self.folder, self.reload = registry, folder, reload
+        self._plans: dict[str, PromptPlan] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._environment: PromptEnvironment = make_environment(folder)
+
+    def names(self) -> list[str]:
+        """The names of all prompts, sorted."""
+        return prompt_names(self.folder)
+
+    def plan(self, name: str) -> PromptPlan:
+        """The plan of a prompt.
+
+        Raises:
+            UnknownNameError: there is no such prompt.
+            PromptError: the prompt cannot be compiled.
+        """
+        if self.reload:
+            self._forget_changed()
+        plan = self._plans.get(name)
+        if plan is None:
+            prompt_path(self.folder, name)
+            plan = compile_plan(self.registry, read_prompt(self.folder, name), self._environment)
+            self._plans[name] = plan
+        return plan
+
+    def _forget_changed(self) -> None:
+        """Start afresh when any file of the prompts folder changed."""
+        seen: dict[str, tuple[int, int]] = {}
+        for path in sorted(self.folder.rglob("*.j2")):
+            status = path.stat()
+            seen[os.fspath(path)] = (status.st_mtime_ns, status.st_size)
+        if seen != self._seen:
+            self._seen, self._plans = seen, {}
+            self._environment = make_environment(self.folder)
+
+
+class _Builder:
+    """What both builders share: all but the reading."""
+
+    def __init__(self, prompts: Prompts, offline: Callable[[], OfflineStore], clock: Clock) -> None:
+        self._prompts, self._offline, self._now = prompts, offline, clock
+
+    def prompt_names(self) -> list[str]:
+        """The names of all prompts, sorted."""
+        return self._prompts.names()
+
+    def plan(self, prompt: str) -> PromptPlan:
+        """The compiled plan of a prompt."""
+        return self._prompts.plan(prompt)
+
+    def _online(self, plan: PromptPlan, calls: Sequence[Call], result: ReadResult) -> list[PromptContext]:
+        as_of = self._now()
+        if result.newest is not None and result.newest > as_of:
+            as_of = result.newest  # a writer's clock is ahead: its value still counts
+        return [
+            _context(plan, call, slots, as_of, "online" if plan.features.refs else "none", None, result.problem)
+            for call, slots in zip(calls, result.slots, strict=True)
+        ]
+
+    def _historical(
+        self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: str
+    ) -> list[PromptContext]:
+        from llmfeatures.history import as_of_slots
+
+        at = moment("as_of", as_of)
+        if clock not in CLOCKS:
+            raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
+        chosen = cast("ClockName", clock)
+        found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, chosen)
+        if found.errors:
+            raise SourceError(next(iter(found.errors.values())))
+        return [
+            _context(plan, call, slots, at, "offline", chosen, None)
+            for call, slots in zip(calls, found.slots, strict=True)
+        ]
+
+    def _injected(self, prompt: str, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+        """A function from a call's arguments to the keys and inputs of its prompt; names are checked now."""
+        signature = inspect.signature(function)
+        if "ctx" not in signature.parameters:
+            raise RequestError(f"{function.__name__} needs a parameter ctx, which takes the PromptContext")
+        plan = self._prompts.plan(prompt)
+        optional = {name for name, one in plan.inputs.items() if repr(one.default) != "ABSENT"}
+        absent = [name for name in plan.parameters if name not in signature.parameters and name not in optional]
+        if absent:
+            raise RequestError(
+                f"{function.__name__} has no parameter {', '.join(map(repr, absent))}, which prompt {prompt!r} needs"
+            )
+        wanted = [name for name in plan.parameters if name in signature.parameters]
+
+        def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            bound = signature.bind_partial(*args, **kwargs)
+            bound.apply_defaults()
+            return {name: bound.arguments[name] for name in wanted if name in bound.arguments}
+
+        return arguments
+
+
+class ContextBuilder(_Builder):
+    """Builds finished prompts. Thread-safe, and usable after ``fork``; share one per process.
+
+    Make one with `ContextBuilder.from_project` or `Project.builder`.
+    """
+
+    def __init__(
+        self, prompts: Prompts, online: OnlineStore, offline: Callable[[], OfflineStore], clock: Clock
+    ) -> None:
+        super().__init__(prompts, offline, clock)
+        self._store = SyncReader(online)
+
+    @classmethod
+    def from_project(cls, path: str | Path = ".", *, now: Clock | None = None, reload: bool = False) -> ContextBuilder:
+        """The builder of the project that ``path`` lies in.
+
+        Args:
+            path: a folder or file in the project.
+            now: a function that returns the current moment, aware; None is the project's clock.
+            reload: compile a prompt again when a prompt file changed, for development.
+        """
+        from llmfeatures.project import Project
+
+        return Project.load(path, now=now).builder(reload=reload)
+
+    def build_context(
+        self,
+        prompt: str,
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+        **keys_and_inputs: Any,
+    ) -> PromptContext:
+        """The finished prompt for an entity: ``build_context("recommender", user_id="8a2f")``.
+
+        Args:
+            prompt: the prompt's name.
+            as_of: rebuild it as of this moment from the offline store; a datetime or ISO 8601 text, naive is UTC.
+            clock: with ``as_of``, which rows count: ``known`` (true and arrived) or ``event`` (true).
+            timeout: for the online read; seconds, a timedelta or text such as ``250ms``.
+            **keys_and_inputs: each join key and input by name. A join key of None means that nobody is known.
+
+        Raises:
+            RequestError: a name is absent or unknown, or a value has another type.
+            FeatureNotPresentError: a feature has no value and the prompt's policy is an error.
+            RenderError: the template failed with these values.
+        """
+        plan = self._prompts.plan(prompt)
+        call = Call(*plan.bind(keys_and_inputs))
+        if as_of is not None:
+            return self._historical(plan, [call], as_of, clock)[0]
+        read = plan.features.read([plan.features.entity_keys(call.keys)])
+        return self._online(plan, [call], self._store.run(read, seconds(timeout)))[0]
+
+    def build_contexts(
+        self,
+        prompt: str,
+        rows: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+    ) -> list[PromptContext]:
+        """The finished prompts of many rows of keys and inputs, in order, in one round trip and at one moment.
+
+        Raises:
+            As `build_context`; a bad row fails the call and names its number.
+        """
+        plan = self._prompts.plan(prompt)
+        calls = _calls(plan, rows)
+        if as_of is not None:
+            return self._historical(plan, calls, as_of, clock)
+        read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
+        return self._online(plan, calls, self._store.run(read, seconds(timeout)))
+
+    def inject(self, prompt: str) -> Callable[[_Function], Callable[..., Any]]:
+        """Decorate a function that takes ``ctx`` and the prompt's keys and inputs by name: ``ctx`` is built per call.
+
+        Raises:
+            RequestError: when decorating, a name that the prompt needs is no parameter of the function.
+        """
+
+        def decorate(function: _Function) -> Callable[..., Any]:
+            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+                raise RequestError(f"{function.__name__} is async; decorate it with AsyncContextBuilder.inject")
+            arguments = self._injected(prompt, function)
+
+            @functools.wraps(function)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return function(*args, **kwargs, ctx=self.build_context(prompt, **arguments(*args, **kwargs)))
+
+            return call
+
+        return decorate
+
+    def close(self) -> None:
+        """Give back connections. The builder can be used again."""
+        self._store.store.close()
+
+
+class AsyncContextBuilder(_Builder):
+    """`ContextBuilder` for asyncio: the same methods, awaited. A cancelled call drops its connection."""
+
+    def __init__(
+        self, prompts: Prompts, online: AsyncOnlineStore, offline: Callable[[], OfflineStore], clock: Clock
+    ) -> None:
+        super().__init__(prompts, offline, clock)
+        self._store = AsyncReader(online)
+
+    @classmethod
+    def from_project(
+        cls, path: str | Path = ".", *, now: Clock | None = None, reload: bool = False
+    ) -> AsyncContextBuilder:
+        """As `ContextBuilder.from_project`."""
+        from llmfeatures.project import Project
+
+        return Project.load(path, now=now).async_builder(reload=reload)
+
+    async def build_context(
+        self,
+        prompt: str,
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+        **keys_and_inputs: Any,
+    ) -> PromptContext:
+        """As `ContextBuilder.build_context`."""
+        plan = self._prompts.plan(prompt)
+        call = Call(*plan.bind(keys_and_inputs))
+        if as_of is not None:
+            return (await asyncio.to_thread(self._historical, plan, [call], as_of, clock))[0]
+        read = plan.features.read([plan.features.entity_keys(call.keys)])
+        return self._online(plan, [call], await self._store.run(read, seconds(timeout)))[0]
+
+    async def build_contexts(
+        self,
+        prompt: str,
+        rows: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+    ) -> list[PromptContext]:
+        """As `ContextBuilder.build_contexts`."""
+        plan = self._prompts.plan(prompt)
+        calls = _calls(plan, rows)
+        if as_of is not None:
+            return await asyncio.to_thread(self._historical, plan, calls, as_of, clock)
+        read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
+        return self._online(plan, calls, await self._store.run(read, seconds(timeout)))
+
+    def inject(self, prompt: str) -> Callable[[_Function], Callable[..., Any]]:
+        """As `ContextBuilder.inject`, for ``async def`` and async generators."""
+
+        def decorate(function: _Function) -> Callable[..., Any]:
+            arguments = self._injected(prompt, function)
+            if inspect.isasyncgenfunction(function):
+
+                @functools.wraps(function)
+                async def generate(*args: Any, **kwargs: Any) -> Any:
+                    ctx = await self.build_context(prompt, **arguments(*args, **kwargs))
+                    async for item in function(*args, **kwargs, ctx=ctx):
+                        yield item
+
+                return generate
+            if not inspect.iscoroutinefunction(function):
+                raise RequestError(f"{function.__name__} is not async; decorate it with ContextBuilder.inject")
+
+            @functools.wraps(function)
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                ctx = await self.build_context(prompt, **arguments(*args, **kwargs))
+                return await function(*args, **kwargs, ctx=ctx)
+
+            return call
+
+        return decorate
+
+    async def aclose(self) -> None:
+        """Give back connections. The builder can be used again."""
+        await self._store.store.aclose()
+
+
+class SyncReader:
+    """Drives a plan's reads against an online store. The store's format is checked once, before the first read."""
+
+    def __init__(self, store: OnlineStore) -> None:
+        self.store = store
+        self._checked = False
+
+    def run(self, read: Parts, timeout: float | None) -> ReadResult:
+        """What the plan makes of the store's answers. ``timeout`` bounds all of them together."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            request = next(read)
+            while True:
+                try:
+                    answer = self._perform(request, deadline)
+                except StoreUnavailableError as error:
+                    request = read.throw(error)
+                else:
+                    request = read.send(answer)
+        except StopIteration as done:
+            return done.value
+
+    def _perform(self, request: Any, deadline: float | None) -> Any:
+        if not self._checked:
+            self.store.meta(timeout=_left(deadline))
+            self._checked = True
+        if isinstance(request, ReadMeta):
+            return self.store.meta(timeout=_left(deadline))
+        return self.store.read(request, timeout=_left(deadline))
+
+
+class AsyncReader:
+    """`SyncReader` for asyncio."""
+
+    def __init__(self, store: AsyncOnlineStore) -> None:
+        self.store = store
+        self._checked = False
+
+    async def run(self, read: Parts, timeout: float | None) -> ReadResult:
+        """As `SyncReader.run`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            request = next(read)
+            while True:
+                try:
+                    answer = await self._perform(request, deadline)
+                except StoreUnavailableError as error:
+                    request = read.throw(error)
+                else:
+                    request = read.send(answer)
+        except StopIteration as done:
+            return done.value
+
+    async def _perform(self, request: Any, deadline: float | None) -> Any:
+        if not self._checked:
+            await self.store.meta(timeout=_left(deadline))
+            self._checked = True
+        if isinstance(request, ReadMeta):
+            return await self.store.meta(timeout=_left(deadline))
+        return await self.store.read(request, timeout=_left(deadline))
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
+
+
+def _context(
+    plan: PromptPlan,
+    call: Call,
+    slots: Sequence[FeatureValue],
+    as_of: datetime,
+    source: str,
+    clock: ClockName | None,
+    problem: str | None,
+) -> PromptContext:
+    finished = plan.finish(slots, call.keys, call.inputs, as_of)
+    return context_from(
+        {
+            "request_id": os.urandom(16).hex(),
+            "prompt": plan.name,
+            "version": plan.version,
+            "prompt_id": prompt_id(finished.messages),
+            "as_of": as_of,
+            "messages": [{"role": role, "content": content} for role, content in finished.messages],
+            "features": finished.features,
+            "values": finished.values,
+            "documents": {},
+            "config": plan.config,
+            "tokens": None,
+            "manifest": plan.manifest(
+                finished.features, call.keys, source=source, clock=clock, problem=problem, library=__version__
+            ),
+        }
+    )
+
+
+def _calls(plan: PromptPlan, rows: Sequence[Mapping[str, Any]]) -> list[Call]:
+    calls: list[Call] = []
+    for number, row in enumerate(rows):
+        try:
+            calls.append(Call(*plan.bind(row)))
+        except RequestError as error:
+            raise RequestError(f"row {number}: {error}") from None
+    return calls
+
+
+def moment(option: str, value: datetime | str) -> datetime:
+    """A moment that a caller gave for an option, aware UTC.
+
+    Raises:
+        RequestError: it is no moment.
+    """
+    if not isinstance(value, (datetime, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"{option} is a datetime or ISO 8601 text, not {type(value).__name__}")
+    try:
+        return as_utc(value)
+    except InvalidValueError as error:
+        raise RequestError(f"{option}: {error}") from None
+
+
+def seconds(timeout: Timeout) -> float | None:
+    """A timeout in seconds.
+
+    Raises:
+        RequestError: it is no duration longer than zero.
+    """
+    if timeout is None:
+        return None
+    try:
+        seconds = timeout if isinstance(timeout, (int, float)) else parse_duration(timeout).totalseconds()
+    except ConfigError as error:
+        raise RequestError(f"timeout: {error}") from None
+    if seconds <= 0:
+        raise RequestError("timeout is longer than zero")
+    return float(seconds)

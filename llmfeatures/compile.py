@@ -1,0 +1,288 @@
+"""Compile a prompt file against a registry: find what each name in its template means, and hash all that decides its
+bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from llmfeatures.context import FeatureOrigin
+from llmfeatures.errors import InvalidValueError, PromptError, UnknownNameError, did_you_mean
+from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan, Role, feature_ref, plan_features, role_of
+from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
+from llmfeatures.prompts.file import ABSENT, Policy, PromptFile
+from llmfeatures.registry import Found, Registry
+from llmfeatures.schema import FeatureView
+from llmfeatures.types import DType, json_text
+
+RENDERER_FORMAT: Final = 1
+"""Part of every prompt's version: raised when escaping, whitespace, text forms or filters change a prompt's bytes."""
+
+
+def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnvironment) -> PromptPlan:
+    """Compile a prompt file against a registry.
+
+    Raises:
+        PromptError: the template cannot be compiled, names something that is not there, or the header's policies do
+            not fit what they name.
+    """
+    template = compile_prompt(environment, file.body, name=file.name, path=file.path, line_offset=file.body_line)
+    names = _Names(registry, file, template)
+    policies = names.policies()
+    refs = [
+        feature_ref(name, role, found, policies.get((role.name, found.feature.name), Policy()))
+        for name, (role, found) in names.features().items()
+    ]
+    features = plan_features(refs)
+    features = _with_printed_keys(features, names.printed_roles())
+    return PromptPlan(
+        name=file.name,
+        path=file.path,
+        version=_version(file, template, refs, features),
+        features=features,
+        inputs=file.header.inputs,
+        parameters={**features.parameters, **{name: one.dtype for name, one in file.header.inputs.items()}},
+        config=file.header.config,
+        description=file.header.description,
+        owner=file.header.owner,
+        template=template,
+        origins={ref.name: _origin(ref) for ref in refs},
+        input_dtypes={
+            **{name: str(one.dtype) for name, one in file.header.inputs.items()},
+            **{name: str(dtype) for name, dtype in features.parameters.items()},
+        },
+        unused=tuple(sorted(set(file.header.features) - names.policy_names_used())),
+    )
+
+
+def _origin(ref: FeatureRef) -> FeatureOrigin:
+    policy = "default" if ref.policy.default is not ABSENT else ref.policy.on_missing
+    return FeatureOrigin(
+        entity=ref.role.entity.name, role=ref.role.name, view=ref.view.name, dtype=str(ref.dtype), policy=policy
+    )
+
+
+def _with_printed_keys(features: FeaturePlan, roles: Sequence[Role]) -> FeaturePlan:
+    """The plan with the join keys that the template prints among its parameters, also of roles without a feature."""
+    extra = {
+        name: dtype
+        for role in roles
+        for name, dtype in zip(role.parameters, role.entity.join_keys.values(), strict=True)
+        if name not in features.parameters
+    }
+    return replace(features, parameters={**features.parameters, **extra}) if extra else features
+
+
+class _Names:
+    """What each name in a template means."""
+
+    def __init__(self, registry: Registry, file: PromptFile, template: Compiled) -> None:
+        self.registry, self.file, self.template = registry, file, template
+        self.roles = self._roles()
+        self.parameters = {name for role in self.roles.values() for name in role.parameters}
+        self._check_distinct()
+        self._found: dict[str, tuple[Role, Found]] = {}
+        self._printed: list[str] = []
+        ambiguous: list[str] = []
+        for name in sorted(template.names):
+            self._resolve(name, ambiguous)
+        for name in ambiguous:
+            self._resolve_ambiguous(name)
+        self._drop_doubles()
+
+    def features(self) -> dict[str, tuple[Role, Found]]:
+        """Each feature that the template reads, by the name it has there, in order of first use."""
+        return dict(sorted(self._found.items(), key=lambda item: self._position(item[0]) or ("", 0, 0)))
+
+    def printed_roles(self) -> list[Role]:
+        """Roles that must be named because the template prints a join key of theirs that no feature's role has."""
+        named = {name for role, _ in self._found.values() for name in role.parameters}
+        return [
+            min((role for role in self.roles.values() if name in role.parameters), key=lambda one: len(one.parameters))
+            for name in self._printed
+            if name not in named
+        ]
+
+    def policies(self) -> dict[tuple[str, str], Policy]:
+        """The header's policies by role and feature, with defaults checked against dtypes."""
+        policies: dict[tuple[str, str], Policy] = {}
+        for name, policy in self.file.header.features.items():
+            for role, found in self._named(name):
+                if (role.name, found.feature.name) in policies:
+                    raise self.file.error(f"{name}: the feature has a policy already", "features", name)
+                policies[role.name, found.feature.name] = self._checked(name, policy, found)
+        return policies
+
+    def policy_names_used(self) -> set[str]:
+        """The names in the header's features that stand for a feature which the template reads."""
+        read = {(role.name, found.feature.name) for role, found in self._found.values()}
+        return {
+            name
+            for name in self.file.header.features
+            if any((role.name, found.feature.name) in read for role, found in self._named(name))
+        }
+
+    def _roles(self) -> dict[str, Role]:
+        declared = self.file.header.entities
+        if not declared:
+            return {entity.name: role_of(entity.name, entity) for entity in self.registry.entities}
+        roles: dict[str, Role] = {}
+        for name, entity in declared.items():
+            try:
+                roles[name] = role_of(name, self.registry.entity(entity))
+            except UnknownNameError as error:
+                raise self.file.error(str(error), "entities", name) from None
+        return roles
+
+    def _check_distinct(self) -> None:
+        for name in self.file.header.inputs:
+            taken = (
+                "a join key" if name in self.parameters
+                else "an entity" if name in self.roles
+                else "a feature" if self._choices(name)
+                else None
+            )  # fmt: skip
+            if taken:
+                raise self.file.error(
+                    f"input {name!r} is also {taken} of this prompt; rename the input", "inputs", name
+                )
+        for name in self.file.header.entities:
+            if name in self.parameters or self._choices(name):
+                raise self.file.error(f"role {name!r} is also a join key or feature; rename it", "entities", name)
+
+    def _choices(self, name: str) -> list[tuple[Role, Found]]:
+        """The roles that have a feature of this bare name."""
+        return [
+            (role, Found(view, feature))
+            for role in self.roles.values()
+            for view in self.registry.views_of(role.entity)
+            for feature in view.features
+            if feature.name == name
+        ]
+
+    def _named(self, name: str) -> list[tuple[Role, Found]]:
+        """The features that a name in the header stands for: a bare one for each role that has it."""
+        role, _, feature = name.rpartition(".")
+        found = [one for one in self._choices(feature) if role in ("", one[0].name)]
+        if not found:
+            known = [one.name for entity in self._entities() for view in entity for one in view.features]
+            raise self.file.error(f"unknown feature {name!r}{did_you_mean(name, known)}", "features", name)
+        used = {(used_role.name, used_found.feature.name) for used_role, used_found in self._found.values()}
+        return [one for one in found if (one[0].name, one[1].feature.name) in used] or found[:1]
+
+    def _entities(self) -> list[tuple[FeatureView, ...]]:
+        return [self.registry.views_of(role.entity) for role in self.roles.values()]
+
+    def _resolve(self, name: str, ambiguous: list[str]) -> None:
+        if name == "as_of" or name in self.file.header.inputs:
+            return
+        choices = self._choices(name)
+        if name in self.roles and not choices:
+            self._resolve_role(name)
+        elif name in self.parameters:
+            self._printed.append(name)
+        elif len(choices) == 1:
+            self._found[name] = choices[0]
+        elif choices:
+            ambiguous.append(name)
+        else:
+            known = [
+                *self.file.header.inputs,
+                *self.parameters,
+                *self.roles,
+                "as_of",
+                *(one.name for views in self._entities() for view in views for one in view.features),
+            ]
+            raise self._error(name, f"unknown name {name!r}{did_you_mean(name, known)}")
+
+    def _resolve_role(self, name: str) -> None:
+        role = self.roles[name]
+        for attribute in self.template.attributes[name]:
+            if attribute is None:
+                raise self._error(
+                    name, f"{name!r} is an entity: write {name}.FEATURE where you use it, with the feature's own name"
+                )
+            found = [one for one in self._choices(attribute) if one[0].name == role.name]
+            if not found:
+                known = [one.name for view in self.registry.views_of(role.entity) for one in view.features]
+                dotted = f"{name}.{attribute}"
+                raise self._error(
+                    dotted, f"entity {role.entity.name!r} has no feature {attribute!r}{did_you_mean(attribute, known)}"
+                )
+            self._found[f"{name}.{attribute}"] = found[0]
+
+    def _resolve_ambiguous(self, name: str) -> None:
+        certain = {role.name for role, _ in self._found.values()} | {role.name for role in self.printed_roles()}
+        choices = [one for one in self._choices(name) if one[0].name in certain]
+        if len(choices) != 1:
+            written = " or ".join(f"{role.name}.{name}" for role, _ in self._choices(name))
+            raise self._error(name, f"feature {name!r} belongs to several entities of this prompt; write {written}")
+        self._found[name] = choices[0]
+
+    def _drop_doubles(self) -> None:
+        """`status` and `user.status` in one template are one feature; the template finds it under both names."""
+        bare = {(role.name, found.feature.name) for name, (role, found) in self._found.items() if "." not in name}
+        for name, (role, found) in list(self._found.items()):
+            if "." in name and (role.name, found.feature.name) in bare:
+                raise self._error(name, f"write {found.feature.name!r} or {name!r} in a prompt, not both")
+
+    def _checked(self, name: str, policy: Policy, found: Found) -> Policy:
+        if policy.default is ABSENT:
+            return policy
+        dtype = found.feature.dtype
+        if dtype.kind == "enum":
+            dtype = DType("str")
+        try:
+            default = dtype.canonical(policy.default)
+        except InvalidValueError as error:
+            raise self.file.error(
+                f"{name}: the default is {error}; quote text that YAML reads otherwise", "features", name, "default"
+            ) from None
+        return replace(policy, default=default)
+
+    def _position(self, name: str) -> tuple[str, int, int] | None:
+        found = self.template.positions.get(name)
+        return None if found is None else (found[0], found[1], found[2] or 0)
+
+    def _error(self, name: str, message: str) -> PromptError:
+        path, line, column = self._position(name) or (self.file.path, None, None)
+        return PromptError(message, path=path, line=line, column=column or None)
+
+
+def _version(file: PromptFile, template: Compiled, refs: Sequence[FeatureRef], features: FeaturePlan) -> str:
+    """SHA-256 over everything that decides the prompt's bytes."""
+    header = file.header
+    parts = {
+        "format": RENDERER_FORMAT,
+        "body": file.body,
+        "partials": dict(sorted(template.sources.items())),
+        "entities": dict(header.entities),
+        "features": [
+            {
+                "name": ref.name,
+                "entity": ref.role.entity.name,
+                "dtype": str(ref.dtype),
+                "ttl": _micros(ref.view.ttl),
+                "max_age": _micros(ref.policy.max_age),
+                "default": "" if ref.policy.default is ABSENT else json_text(ref.policy.default),
+                "on_missing": ref.policy.on_missing,
+                "on_unavailable": ref.policy.on_unavailable,
+            }
+            for ref in sorted(refs, key=lambda one: one.name)
+        ],
+        "keys": {name: str(dtype) for name, dtype in sorted(features.parameters.items())},
+        "inputs": [
+            [name, str(one.dtype), one.max_chars, "" if one.default is ABSENT else json_text(one.default)]
+            for name, one in sorted(header.inputs.items())
+        ],
+        "config": json_text(header.config),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _micros(value: timedelta | None) -> int | None:
+    return None if value is None else value // timedelta(microseconds=1)

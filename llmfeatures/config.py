@@ -1,0 +1,245 @@
+"""A project's configuration, and the only place that maps its names and URLs to adapters."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from llmfeatures.clock import Clock, as_utc, parse_duration, system_clock
+from llmfeatures.errors import ConfigError, InvalidValueError, did_you_mean
+from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, StateStore
+from llmfeatures.state import FolderState
+
+FILE = "llmfeatures.toml"
+EMBEDDED = "sqlite"
+_PREFIX = "LLMFEATURES_"
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return parse_duration(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, (str, datetime)):
+        try:
+            return as_utc(value)
+        except InvalidValueError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProjectSection(_Section):
+    """``[project]``: what the project is called and where its parts are, relative to its root."""
+
+    name: str
+    registry: str
+    prompts: str = "prompts"
+    state: str = ".llmfeatures"
+    pushes: str = "data/pushes"
+    now: Annotated[datetime | None, BeforeValidator(_moment)] = None
+
+
+class OnlineSection(_Section):
+    """``[online]``: the online store. ``url`` is ``sqlite``, ``sqlite:PATH``, ``redis://…`` or ``rediss://…``."""
+
+    url: str = EMBEDDED
+    namespace: str | None = None
+    access: Literal["read", "write"] = "write"
+    timeout: Duration = timedelta(milliseconds=250)
+    max_skew: Duration = timedelta(minutes=5)
+
+
+class OfflineSection(_Section):
+    """``[offline]``: the engine of historical reads."""
+
+    engine: Literal["duckdb"] = "duckdb"
+    memory_limit: str = "4GB"
+
+
+class Config(_Section):
+    """All of a project's configuration. ``root`` is the folder that paths are relative to."""
+
+    root: Path
+    project: ProjectSection
+    online: OnlineSection = OnlineSection()
+    offline: OfflineSection = OfflineSection()
+
+    @property
+    def prompts(self) -> Path:
+        """The prompts folder."""
+        return self.root / self.project.prompts
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.root / self.project.state
+
+    def clock(self) -> Clock:
+        """The project's clock: fixed when ``now`` is set, else the machine's."""
+        fixed = self.project.now
+        return system_clock if fixed is None else lambda: fixed
+
+
+def find_config(path: str | Path = ".", environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration of the project that ``path`` lies in: the nearest one upwards, overridden by
+    ``LLMFEATURES_*`` variables.
+
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    start = Path(path).resolve()
+    for folder in [start, *start.parents]:
+        tables = _tables_in(folder)
+        if tables is not None:
+            file, data = tables
+            return _config(folder, file, data, os.environ if environment is None else environment)
+    raise ConfigError(
+        f"no {FILE} and no pyproject.toml with [tool.llmfeatures] in {start} or above; "
+        "run llmfeatures init to make a project"
+    )
+
+
+def _tables_in(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    if (folder / FILE).is_file():
+        return FILE, _read_toml(folder / FILE)
+    pyproject = folder / "pyproject.toml"
+    if pyproject.is_file():
+        found = _read_toml(pyproject).get("tool", {}).get("llmfeatures")
+        if found is not None:
+            return "pyproject.toml", found
+    return None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path.name} cannot be read: {error}") from None
+
+
+def _config(root: Path, file: str, data: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    sections = {"project": ProjectSection, "online": OnlineSection, "offline": OfflineSection}
+    for name in data:
+        if name not in sections:
+            raise ConfigError(f"{file} has no section {name!r}{did_you_mean(name, sections)}")
+    made: dict[str, Any] = {}
+    for name, section in sections.items():
+        given = data.get(name, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"{file}: {name} is a section, [{name}]")
+        values = {**cast("dict[str, Any]", given), **_overrides(name, section, environment)}
+        made[name] = _section(file, name, section, values)
+    return Config(root=root, **made)
+
+
+def _overrides(name: str, section: type[_Section], environment: Mapping[str, str]) -> dict[str, str]:
+    """``LLMFEATURES_ONLINE_URL`` is ``url`` in ``[online]``; of ``[project]``, the name of the section is left out
+    too."""
+    found: dict[str, str] = {}
+    for option in section.model_fields:
+        names = [f"{_PREFIX}{name}_{option}".upper()]
+        if name == "project":
+            names.append(f"{_PREFIX}{option}".upper())
+        for variable in names:
+            if environment.get(variable):
+                found[option] = environment[variable]
+    return found
+
+
+def _section(file: str, name: str, section: type[_Section], values: dict[str, Any]) -> _Section:
+    for option in values:
+        if option not in section.model_fields:
+            raise ConfigError(f"{file}: [{name}] has no option {option!r}{did_you_mean(option, section.model_fields)}")
+    try:
+        return section(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{file}: [{name}] {where}: {cause or first['msg']}") from None
+
+
+def namespace(config: Config) -> str:
+    """The namespace of the project's keys in the online store."""
+    return config.online.namespace or config.project.name
+
+
+def open_online(config: Config) -> OnlineStore:
+    """The online store that the configuration names.
+
+    Raises:
+        ConfigError: the URL is of no known kind.
+    """
+    kind, path = _online_kind(config)
+    timeout = config.online.timeout.total_seconds()
+    if kind == EMBEDDED:
+        from llmfeatures.online.sqlite import SqliteStore
+
+        return SqliteStore(path, namespace(config), timeout=timeout)
+    from llmfeatures.online.redis import RedisStore
+
+    return RedisStore(config.online.url, namespace(config), timeout=timeout)
+
+
+def open_async_online(config: Config) -> AsyncOnlineStore:
+    """As `open_online`, for asyncio."""
+    kind, path = _online_kind(config)
+    timeout = config.online.timeout.total_seconds()
+    if kind == EMBEDDED:
+        from llmfeatures.online.sqlite import AsyncSqliteStore
+
+        return AsyncSqliteStore(path, namespace(config), timeout=timeout)
+    from llmfeatures.online.redis import AsyncRedisStore
+
+    return AsyncRedisStore(config.online.url, namespace(config), timeout=timeout)
+
+
+def _online_kind(config: Config) -> tuple[str, Path]:
+    url = config.online.url
+    scheme, _, rest = url.partition(":")
+    if scheme == EMBEDDED:
+        place = rest.removeprefix("//")
+        return EMBEDDED, config.root / place if place else config.state / "online.sqlite"
+    if scheme in ("redis", "rediss", "unix"):
+        return "redis", Path()
+    raise ConfigError(
+        f"[online] url is of no known kind ({scheme}); write sqlite, sqlite:PATH, redis://HOST:PORT/DB or rediss://…"
+    )
+
+
+def open_offline(config: Config) -> OfflineStore:
+    """The offline store that the configuration names."""
+    from llmfeatures.offline.duckdb import DuckDBStore
+
+    return DuckDBStore(config.root, memory_limit=config.offline.memory_limit)
+
+
+def open_state(config: Config) -> StateStore:
+    """The project's state."""
+    return FolderState(config.state)
+
+
+def exporters() -> dict[str, Exporter]:
+    """The formats that historical prompts can be written in, by name."""
+    from llmfeatures.export.chat import ChatExporter
+    from llmfeatures.export.parquet import ParquetExporter
+
+    return {"chat": ChatExporter(), "parquet": ParquetExporter()}

@@ -1,0 +1,261 @@
+"""What `build_context` returns: the finished prompt, and where every part of it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, field_serializer, model_validator
+
+from llmfeatures.clock import iso
+from llmfeatures.errors import RequestError
+from llmfeatures.types import DType, json_value, parse_dtype
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
+    from openai.types.responses import ResponseInputItemParam
+
+Status = Literal["present", "null", "missing", "expired", "unavailable"]
+STATUSES: tuple[Status, ...] = ("present", "null", "missing", "expired", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureValue:
+    """A feature as it was read.
+
+    ``value`` is None unless the status is ``present``. ``event_timestamp`` (UTC) is that of the row that decided,
+    also when
+    it is ``null`` or ``expired``; None when there was no row.
+    """
+
+    value: Any
+    status: Status
+    event_timestamp: datetime | None = None
+
+
+class Message(TypedDict):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class ChatArguments(TypedDict):
+    """Keyword arguments for ``client.chat.completions.create``."""
+
+    messages: list[ChatCompletionMessageParam]
+
+
+class ResponsesArguments(TypedDict):
+    """Keyword arguments for ``client.responses.create``."""
+
+    input: list[ResponseInputItemParam]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FeatureOrigin(_Frozen):
+    """Where a feature of a prompt comes from, and what the prompt does when it has no value.
+
+    ``policy`` is ``default``, ``none`` or ``error``.
+    """
+
+    entity: str
+    role: str
+    view: str
+    dtype: str
+    policy: str
+
+
+class Manifest(_Frozen):
+    """Where every part of a prompt came from.
+
+    ``source`` is ``online``, ``offline`` or ``none`` (the prompt reads no feature, or nobody was known); ``clock``
+    names the clock of an offline read.
+    ``degraded`` is true whenever a feature is ``unavailable``; ``problem`` then says why, when the store said so.
+    """
+
+    source: Literal["online", "offline", "none"]
+    clock: Literal["event", "known"] | None = None
+    degraded: bool = False
+    problem: str | None = None
+    keys: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    """The dtype of each input."""
+    features: Mapping[str, FeatureOrigin]
+    library: str
+    """The version of llmfeatures that rendered."""
+
+
+class PromptContext(_Frozen):
+    """A finished prompt.
+
+    ``features`` are as read, ``values`` as rendered (after defaults, with inputs and join keys). ``as_of`` is the
+    moment that ttl and
+    max_age were checked against, UTC. ``prompt_id`` is the SHA-256 of the exact messages. It is one JSON object and
+    back:
+    ``PromptContext.model_validate_json(ctx.model_dump_json()) == ctx``.
+    """
+
+    request_id: str
+    prompt: str
+    version: str
+    prompt_id: str
+    as_of: datetime
+    messages: list[Message]
+    features: Mapping[str, FeatureValue]
+    values: Mapping[str, Any]
+    documents: Mapping[str, list[Any]] = {}
+    config: Mapping[str, Any] = {}
+    tokens: int | None = None
+    manifest: Manifest
+
+    @property
+    def text(self) -> str:
+        """The contents of all messages, with an empty line between."""
+        return "\n\n".join(message["content"] for message in self.messages)
+
+    @property
+    def system(self) -> str:
+        """The contents of the system and developer messages, with an empty line between."""
+        return "\n\n".join(one["content"] for one in self.messages if one["role"] in ("system", "developer"))
+
+    def chat(self, user: str | None = None) -> ChatArguments:
+        """Keyword arguments for ``client.chat.completions.create(model=..., **ctx.chat("What should I watch?"))``.
+
+        Raises:
+            RequestError: ``user`` is given, and the prompt already ends in a user message.
+        """
+        return {"messages": cast("list[ChatCompletionMessageParam]", self._with(user))}
+
+    def responses(self, user: str | None = None) -> ResponsesArguments:
+        """Keyword arguments for ``client.responses.create(model=..., **ctx.responses("What should I watch?"))``.
+
+        Raises:
+            RequestError: ``user`` is given, and the prompt already ends in a user message.
+        """
+        return {"input": cast("list[ResponseInputItemParam]", self._with(user))}
+
+    def _with(self, user: str | None) -> list[Message]:
+        messages = [Message(role=one["role"], content=one["content"]) for one in self.messages]
+        if user is not None:
+            if messages and messages[-1]["role"] == "user":
+                raise RequestError(
+                    f"prompt {self.prompt!r} already ends in a user message; call this without an argument, "
+                    "or take the user message out of the prompt file"
+                )
+            messages.append({"role": "user", "content": user})
+        return messages
+
+    def explain(self) -> str:
+        """One line per feature: its status, its age at ``as_of``, and where it comes from. Then what was degraded."""
+        lines = [f"{self.prompt} {self.version[:12]} as of {iso(self.as_of)} ({self.manifest.source})"]
+        for name, found in self.features.items():
+            origin = self.manifest.features[name]
+            age = "" if found.event_timestamp is None else f", {_age(self.as_of, found.event_timestamp)} old"
+            stand_in = "" if found.status == "present" else f", the prompt's policy is {origin.policy}"
+            lines.append(f"  {name}: {found.status}{age}, from view {origin.view}{stand_in}")
+        if self.manifest.degraded:
+            lines.append(f"  degraded: {self.manifest.problem or 'the online store was never filled'}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(found.value))}</td><td>{found.status}</td>"
+            f"<td>{'' if found.event_timestamp is None else iso(found.event_timestamp)}</td></tr>"
+            for name, found in self.features.items()
+        )
+        blocks = "".join(
+            f"<p><b>{html.escape(one['role'])}</b></p>"
+            f"<pre style='white-space:pre-wrap'>{html.escape(one['content'])}</pre>"
+            for one in self.messages
+        )
+        return (
+            f"<div><p>{html.escape(self.prompt)} as of {iso(self.as_of)}</p>{blocks}<table><tr><th>feature</th>"
+            f"<th>value</th><th>status</th><th>event timestamp</th></tr>{rows}</table></div>"
+        )
+
+    @field_serializer("values")
+    def _values_as_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: json_value(value) for name, value in values.items()}
+
+    @field_serializer("features")
+    def _features_as_json(self, features: Mapping[str, FeatureValue]) -> dict[str, Any]:
+        return {
+            name: {
+                "value": json_value(found.value),
+                "status": found.status,
+                "event_timestamp": None if found.event_timestamp is None else iso(found.event_timestamp),
+            }
+            for name, found in features.items()
+        }
+
+    @field_serializer("as_of")
+    def _as_of_as_json(self, as_of: datetime) -> str:
+        return iso(as_of)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_json(cls, data: Any) -> Any:
+        """Values in JSON become what their dtypes, which the manifest names, say."""
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        manifest = Manifest.model_validate(given["manifest"])
+        dtypes = {name: parse_dtype(origin.dtype) for name, origin in manifest.features.items()}
+        typed = {**dtypes, **{name: parse_dtype(dtype) for name, dtype in manifest.inputs.items()}}
+        features = {
+            name: FeatureValue(
+                _typed(dtypes[name], one["value"]),
+                one["status"],
+                None if one["event_timestamp"] is None else datetime.fromisoformat(one["event_timestamp"]),
+            )
+            if isinstance(one, dict)
+            else one
+            for name, one in given["features"].items()
+        }
+        values = {
+            name: _typed(typed[name], value) if name in typed else value for name, value in given["values"].items()
+        }
+        return {**given, "manifest": manifest, "features": features, "values": values}
+
+
+_FIELDS = frozenset(PromptContext.model_fields)
+
+
+def context_from(fields: dict[str, Any]) -> PromptContext:
+    """A `PromptContext` of fields that are known to be right, without validating them again."""
+    made = PromptContext.__new__(PromptContext)
+    set_attribute = object.__setattr__
+    set_attribute(made, "__dict__", fields)
+    set_attribute(made, "__pydantic_fields_set__", set(_FIELDS))
+    set_attribute(made, "__pydantic_extra__", None)
+    set_attribute(made, "__pydantic_private__", None)
+    return made
+
+
+def prompt_id(messages: Sequence[tuple[str, str]]) -> str:
+    """SHA-256, in hex, of the compact UTF-8 JSON ``[[role, content], ...]``."""
+    return hashlib.sha256(orjson.dumps(messages)).hexdigest()
+
+
+def _typed(dtype: DType, value: Any) -> Any:
+    try:
+        return dtype.from_json(value)
+    except TypeError:  # a Python value already, or a default outside the dtype
+        return value
+
+
+def _age(as_of: datetime, event: datetime) -> str:
+    seconds = int((as_of - event).total_seconds())
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,399 @@
+"""History: features and finished prompts as they would have been at each moment of a spine, streamed batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llmfeatures import columns
+from llmfeatures.context import FeatureValue, prompt_id
+from llmfeatures.errors import LLMFeaturesError, RequestError, SpineError, did_you_mean
+from llmfeatures.plan import FeaturePlan, PromptPlan
+from llmfeatures.ports import ClockName, Exporter, Joined, OfflineStore
+from llmfeatures.prompts.file import ABSENT
+from llmfeatures.types import DType, json_text, text
+
+FORMAT = 1
+"""The number of the canonical row layout, in the schema's metadata as ``llmfeatures.format``."""
+TIMESTAMP = pa.timestamp("us", "UTC")
+EVENT_TIMESTAMP = "event_timestamp"
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_DOCUMENTS = pa.list_(
+    pa.struct([("id", pa.string()), ("version", pa.string()), ("score", pa.float64()), ("tier", pa.string())])
+)
+_NOTHING = pa.struct([("_", pa.bool_())])
+"""Parquet has no struct without fields: where a prompt has none, a null struct with one unused field stands in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRows:
+    """A batch of a join as a plan's slots: one list of feature values per row, before limits, and why a row cannot be
+    used."""
+
+    slots: list[list[FeatureValue]]
+    errors: dict[int, str]
+
+
+def found_rows(plan: FeaturePlan, joined: Joined) -> FoundRows:
+    """The slots of each row of a batch."""
+    events = [columns.moments(found.event) for found in joined.found]
+    per_ref: list[list[FeatureValue]] = []
+    for ref, (lookup, column) in zip(plan.refs, plan.lookup_of, strict=True):
+        values = columns.python_values(ref.dtype, joined.found[lookup].columns[column])
+        per_ref.append([_value(value, event) for value, event in zip(values, events[lookup], strict=True)])
+    errors = {
+        row: f"feature {feature!r} of view {lookup.view.name!r}: {reason}"
+        for lookup, found in zip(plan.lookups, joined.found, strict=True)
+        for row, (feature, reason) in found.invalid.items()
+        if feature in lookup.features
+    }
+    rows = joined.spine.num_rows
+    slots = [list(one) for one in zip(*per_ref, strict=True)] if per_ref else [[] for _ in range(rows)]
+    return FoundRows(slots=slots, errors=errors)
+
+
+def _value(value: Any, event: datetime | None) -> FeatureValue:
+    if event is None:
+        return FeatureValue(None, "missing", None)
+    return FeatureValue(value, "null" if value is None else "present", event)
+
+
+def historical_features(
+    offline: OfflineStore, plan: FeaturePlan, spine: object, *, clock: ClockName, statuses: bool
+) -> pa.RecordBatchReader:
+    """The spine's columns and one per feature, row for row in the spine's order; null where it is not present.
+
+    Raises:
+        SpineError: the spine lacks a column, or has one named like a feature.
+        SourceError: a source is not what the registry says, or a row holds an invalid value.
+    """
+    batches = (_feature_batch(plan, joined, statuses) for joined in offline.join(spine, plan.lookups, clock=clock))
+    first = next(batches)
+    return pa.RecordBatchReader.from_batches(first.schema, _chain(first, batches))
+
+
+def _chain(first: pa.RecordBatch, rest: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    yield from rest
+
+
+def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool) -> pa.RecordBatch:
+    spine = joined.spine
+    found = found_rows(plan, joined)
+    if found.errors:
+        row, reason = next(iter(found.errors.items()))
+        raise SpineError(f"row {row} of a batch: {reason}; correct the source, or leave the feature out")
+    settled = [
+        plan.settle(slots, at) if at is not None else slots
+        for slots, at in zip(found.slots, columns.moments(joined.at), strict=True)
+    ]
+    arrays, names = list(spine.columns), list(spine.schema.names)
+    for index, ref in enumerate(plan.refs):
+        values = [row[index] for row in settled]
+        added = {ref.column: columns.array_of(ref.dtype, [one.value for one in values])}
+        if statuses:
+            added[f"{ref.column}__status"] = pa.array([one.status for one in values], pa.string())
+            added[f"{ref.column}__event_timestamp"] = pa.array([one.event_timestamp for one in values], TIMESTAMP)
+        for name, array in added.items():
+            if name in names:
+                raise SpineError(
+                    f"the spine has a column {name!r}, as a requested feature has; rename the spine's column"
+                )
+            names.append(name)
+            arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+@dataclass(slots=True, kw_only=True)
+class HistorySummary:
+    """Counts of a history, complete once its rows were all read.
+
+    ``hidden`` counts values that the clock ``event`` would give and ``known`` hides; ``statuses`` counts per feature.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    hidden: int = 0
+    first_error: str | None = None
+    statuses: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+
+
+class History:
+    """Historical prompts: an iterable of record batches, exactly one row per spine row, in the spine's order.
+
+    The columns are ``id, prompt, version, prompt_id, as_of, clock, entity, inputs, messages, features, statuses,
+    timestamps, documents,
+    target, metadata, error``. A row whose prompt cannot be built has null messages and the reason in ``error``.
+    Nothing is read
+    before it is asked for. A spine that can be read once only, such as a RecordBatchReader, gives one iteration.
+    """
+
+    def __init__(
+        self,
+        plan: PromptPlan,
+        spine: object,
+        *,
+        offline: OfflineStore,
+        clock: ClockName,
+        exporters: Mapping[str, Exporter],
+    ) -> None:
+        self.plan, self.clock = plan, clock
+        self.summary = HistorySummary()
+        self._spine, self._offline, self._exporters = spine, offline, exporters
+        self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of every batch; the fields of its structs follow the prompt and the spine."""
+        return self._start()[0].schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        first, rest = self._start()
+        self._started = None
+        yield first
+        yield from rest
+
+    def read_all(self) -> pa.Table:
+        """All rows as one table."""
+        schema = self.schema
+        return pa.Table.from_batches(self, schema)
+
+    def write(self, path: str | Path, format: str | None = None) -> HistorySummary:  # noqa: A002
+        """Write all rows to a file, atomically, and return the counts.
+
+        Args:
+            path: where; ``.jsonl`` means the format ``chat``, ``.parquet`` the canonical one.
+            format: ``parquet`` or ``chat``.
+
+        Raises:
+            RequestError: the format is unknown, or the folder cannot be written.
+        """
+        place = Path(path)
+        name = format or {".jsonl": "chat", ".parquet": "parquet"}.get(place.suffix)
+        if name is None:
+            raise RequestError(f"{place.name} does not say its format; end it in .parquet or .jsonl, or give a format")
+        if name not in self._exporters:
+            raise RequestError(f"unknown format {name!r}{did_you_mean(name, self._exporters)}")
+        schema = self.schema
+        self._exporters[name].write(self, schema, place)
+        return self.summary
+
+    def _start(self) -> tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]:
+        if self._started is None:
+            self.summary = HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.refs})
+            rows = _Rows(self.plan, self.clock, self.summary)
+            batches = (
+                rows.batch(joined)
+                for joined in self._offline.join(self._spine, self.plan.features.lookups, clock=self.clock)
+            )
+            self._started = next(batches), batches
+        return self._started
+
+
+class _Rows:
+    """Turns batches of a join into canonical rows."""
+
+    def __init__(self, plan: PromptPlan, clock: ClockName, summary: HistorySummary) -> None:
+        self.plan, self.clock, self.summary = plan, clock, summary
+        self._number = 0
+        self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
+
+    def batch(self, joined: Joined) -> pa.RecordBatch:
+        plan, spine = self.plan, joined.spine
+        found = found_rows(plan.features, joined)
+        errors = dict(found.errors)
+        given = self._given(spine, errors)
+        moments = columns.moments(joined.at)
+        messages: list[list[dict[str, str]] | None] = []
+        identities: list[str | None] = []
+        settled: list[list[FeatureValue]] = []
+        for row, (slots, at) in enumerate(zip(found.slots, moments, strict=True)):
+            settled.append(slots if at is None else plan.features.settle(slots, at))
+            finished = self._finish(row, slots, at, given, errors)
+            messages.append(finished and [{"role": role, "content": content} for role, content in finished])
+            identities.append(finished and prompt_id(finished))
+        self._count(settled, errors, joined)
+        rows = spine.num_rows
+        keys = {name: columns.array_of(dtype, given[name]) for name, dtype in plan.features.parameters.items()}
+        inputs = {
+            name: columns.array_of(one.dtype, [None if value is ABSENT else value for value in given[name]])
+            for name, one in plan.inputs.items()
+        }
+        metadata = {name: spine.column(name) for name in spine.schema.names if name not in self._own}
+        arrays = {
+            "id": self._ids(spine, given, moments),
+            "prompt": pa.array([plan.name] * rows, pa.string()),
+            "version": pa.array([plan.version] * rows, pa.string()),
+            "prompt_id": pa.array(identities, pa.string()),
+            "as_of": joined.at.cast(TIMESTAMP),
+            "clock": pa.array([self.clock] * rows, pa.string()),
+            "entity": _struct(keys, rows),
+            "inputs": _struct(inputs, rows),
+            "messages": pa.array(messages, _MESSAGES),
+            **self._feature_structs(settled),
+            "documents": pa.array([[]] * rows, _DOCUMENTS),
+            "target": _target(spine),
+            "metadata": _struct(metadata, rows),
+            "error": pa.array([errors.get(row) for row in range(rows)], pa.string()),
+        }
+        self._number += spine.num_rows
+        schema = pa.schema(
+            [pa.field(name, array.type) for name, array in arrays.items()],
+            metadata={"llmfeatures.format": str(FORMAT)},
+        )
+        return pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
+
+    def _given(self, spine: pa.RecordBatch, errors: dict[int, str]) -> dict[str, list[Any]]:
+        """The join keys and inputs of each row, canonical."""
+        plan = self.plan
+        given: dict[str, list[Any]] = {}
+        for name, dtype in plan.parameters.items():
+            if name not in spine.schema.names:
+                default = plan.inputs[name].default if name in plan.inputs else ABSENT
+                if default is ABSENT:
+                    raise SpineError(
+                        f"the spine has no column {name!r}, which prompt {plan.name!r} needs"
+                        f"{did_you_mean(name, spine.schema.names)}"
+                    )
+                given[name] = [ABSENT] * spine.num_rows
+                continue
+            given[name] = _canonical(name, dtype, spine.column(name), errors)
+        return given
+
+    def _finish(
+        self,
+        row: int,
+        slots: Sequence[FeatureValue],
+        at: datetime | None,
+        given: Mapping[str, Sequence[Any]],
+        errors: dict[int, str],
+    ) -> Any:
+        if at is None:
+            errors.setdefault(row, "event_timestamp is null")
+        if row in errors or at is None:
+            return None
+        keys = {name: given[name][row] for name in self.plan.features.parameters}
+        try:
+            inputs = self.plan.bind_inputs(
+                {name: given[name][row] for name in self.plan.inputs if given[name][row] is not ABSENT}
+            )
+            return self.plan.finish(slots, keys, inputs, at).messages
+        except LLMFeaturesError as error:
+            errors[row] = str(error)
+            return None
+
+    def _count(self, settled: Sequence[Sequence[FeatureValue]], errors: Mapping[int, str], joined: Joined) -> None:
+        summary = self.summary
+        summary.rows += len(settled)
+        summary.errors += len(errors)
+        if errors and summary.first_error is None:
+            row = min(errors)
+            summary.first_error = f"row {self._number + row}: {errors[row]}"
+        for index, ref in enumerate(self.plan.features.refs):
+            summary.statuses[ref.name].update(row[index].status for row in settled)
+            hidden = joined.found[self.plan.features.lookup_of[index][0]].hidden
+            summary.hidden += 0 if hidden is None else hidden.true_count
+
+    def _feature_structs(self, settled: Sequence[Sequence[FeatureValue]]) -> dict[str, pa.Array[Any]]:
+        refs = self.plan.features.refs
+        by_ref = [[row[index] for row in settled] for index in range(len(refs))]
+        rows = len(settled)
+        return {
+            "features": _struct(
+                {
+                    ref.column: columns.array_of(ref.dtype, [one.value for one in found])
+                    for ref, found in zip(refs, by_ref, strict=True)
+                },
+                rows,
+            ),
+            "statuses": _struct(
+                {
+                    ref.column: pa.array([one.status for one in found], pa.string())
+                    for ref, found in zip(refs, by_ref, strict=True)
+                },
+                rows,
+            ),
+            "timestamps": _struct(
+                {
+                    ref.column: pa.array([one.event_timestamp for one in found], TIMESTAMP)
+                    for ref, found in zip(refs, by_ref, strict=True)
+                },
+                rows,
+            ),
+        }
+
+    def _ids(
+        self, spine: pa.RecordBatch, given: Mapping[str, Sequence[Any]], moments: Sequence[datetime | None]
+    ) -> pa.Array[Any]:
+        if "id" in spine.schema.names:
+            return spine.column("id").cast(pa.string())
+        names = list(self.plan.features.parameters)
+        made = [
+            hashlib.sha256(
+                json.dumps(
+                    [
+                        self.plan.name,
+                        [None if given[name][row] is None else text(given[name][row]) for name in names],
+                        None if at is None else text(at),
+                        self._number + row,
+                    ]
+                ).encode()
+            ).hexdigest()[:32]
+            for row, at in enumerate(moments)
+        ]
+        return pa.array(made, pa.string())
+
+
+def _canonical(name: str, dtype: DType, array: pa.Array[Any], errors: dict[int, str]) -> list[Any]:
+    problem = None if pa.types.is_null(array.type) else columns.problem(dtype, array.type)
+    if problem is not None:
+        raise SpineError(f"the spine's column {name!r}: {problem}")
+    made = columns.canonical(dtype, array)
+    for row, reason in made.invalid.items():
+        errors.setdefault(row, f"{name}: {reason}")
+    return columns.python_values(dtype, made.array)
+
+
+def _struct(fields: Mapping[str, pa.Array[Any]], rows: int) -> pa.Array[Any]:
+    if not fields:
+        return pa.nulls(rows, _NOTHING)
+    return pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+
+
+def _target(spine: pa.RecordBatch) -> pa.Array[Any]:
+    """The spine's ``target`` as text: canonical text of a value, so that an eval compares what a prompt would print."""
+    if "target" not in spine.schema.names:
+        return pa.nulls(spine.num_rows, pa.string())
+    column = spine.column("target")
+    if pa.types.is_string(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    return pa.array(
+        [
+            None if value is None else json_text(value) if isinstance(value, (dict, list)) else text(value)
+            for value in column.to_pylist()
+        ],
+        pa.string(),
+    )
+
+
+def as_of_slots(
+    offline: OfflineStore, plan: FeaturePlan, rows: Sequence[Mapping[str, Any]], as_of: datetime, clock: ClockName
+) -> FoundRows:
+    """The slots of a few rows of join keys at one moment, as `found_rows` of a spine of them."""
+    arrays = {name: columns.array_of(dtype, [row[name] for row in rows]) for name, dtype in plan.parameters.items()}
+    spine = pa.table({**arrays, EVENT_TIMESTAMP: pa.array([as_of] * len(rows), TIMESTAMP)})
+    slots: list[list[FeatureValue]] = []
+    errors: dict[int, str] = {}
+    for joined in offline.join(spine, plan.lookups, clock=clock):
+        found = found_rows(plan, joined)
+        errors.update({len(slots) + row: reason for row, reason in found.errors.items()})
+        slots.extend(found.slots)
+    return FoundRows(slots=slots, errors=errors)

@@ -1,0 +1,429 @@
+"""A prompt compiled against a registry: which keys, which fields, which template. Immutable; nothing is looked up per
+call.
+
+A plan is pure. Its reads are a generator that a sync and an async shell drive; `PromptPlan.finish` turns what was read
+into messages, and is the same function online and in history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from llmfeatures import codec
+from llmfeatures.clock import back
+from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest
+from llmfeatures.errors import (
+    FeatureNotPresentError,
+    InvalidValueError,
+    RequestError,
+    StoreUnavailableError,
+    did_you_mean,
+)
+from llmfeatures.ports import Lookup, Meta, Read
+from llmfeatures.prompts.environment import Compiled, Message
+from llmfeatures.prompts.file import ABSENT, Input, Policy
+from llmfeatures.registry import Found, Registry, schema_hash
+from llmfeatures.schema import Entity, FeatureView
+from llmfeatures.types import DType
+
+
+class ReadMeta(NamedTuple):
+    """The request of a plan for the store's meta record."""
+
+
+Request = list[Read] | ReadMeta
+"""What a plan's generator of reads yields: the answer is a list of field lists, or a `Meta` or None."""
+
+_MISSING = FeatureValue(None, "missing", None)
+_UNAVAILABLE = FeatureValue(None, "unavailable", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """An entity's part in a call. ``parameters`` are the keyword names of its join keys, in the entity's order."""
+
+    name: str
+    entity: Entity
+    parameters: tuple[str, ...]
+
+
+def role_of(name: str, entity: Entity) -> Role:
+    """A role: its join keys carry the role's name in front, unless it is called as the entity is."""
+    prefix = "" if name == entity.name else f"{name}_"
+    return Role(name=name, entity=entity, parameters=tuple(f"{prefix}{key}" for key in entity.join_keys))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRef:
+    """A feature as a call uses it. ``limit`` is the age that still counts: the lesser of ttl and max_age."""
+
+    name: str
+    role: Role
+    view: FeatureView
+    feature: str
+    dtype: DType
+    limit: timedelta | None = None
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def column(self) -> str:
+        """The name in historical tables: ``user.status`` is ``user__status``."""
+        return self.name.replace(".", "__")
+
+
+class _Slot(NamedTuple):
+    """Where a feature's text and its view's stamp are in the answer for one row."""
+
+    role: int
+    value: int
+    stamp: int
+    view: str
+    schema_hash: str
+    decode: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadResult:
+    """What was read, before limits: one list of feature values per row, positional; the newest event timestamp among
+    them; and what the store said when it was unavailable."""
+
+    slots: list[list[FeatureValue]]
+    newest: datetime | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturePlan:
+    """The features of a call: how to read them online, and the lookups that join them in history."""
+
+    roles: tuple[Role, ...]
+    refs: tuple[FeatureRef, ...]
+    parameters: Mapping[str, DType]
+    lookups: tuple[Lookup, ...]
+    lookup_of: tuple[tuple[int, int], ...]
+    """Per ref: which lookup, and which of its columns."""
+    fields: tuple[tuple[str, ...], ...]
+    slots: tuple[_Slot, ...]
+
+    def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The canonical join key values of a call, by parameter name; None is nobody.
+
+        Raises:
+            RequestError: one is absent, or has another type.
+        """
+        keys: dict[str, Any] = {}
+        for name, dtype in self.parameters.items():
+            if name not in given:
+                raise RequestError(f"{name} is required ({dtype}); give None when nobody is known")
+            value = given[name]
+            if value is not None and not (type(value) is str and dtype.kind == "str" and value.isascii()):
+                try:
+                    value = dtype.canonical(value)
+                except InvalidValueError as error:
+                    raise RequestError(f"{name} is of type {dtype}: {error}; convert it before the call") from None
+            keys[name] = value
+        return keys
+
+    def entity_keys(self, keys: Mapping[str, Any]) -> list[str | None]:
+        """The encoded entity key of each role, None where a join key is None."""
+        encoded: list[str | None] = []
+        for role in self.roles:
+            values = [keys[name] for name in role.parameters]
+            encoded.append(None if None in values else codec.entity_key(tuple(role.entity.join_keys), values))
+        return encoded
+
+    def read(self, rows: Sequence[Sequence[str | None]]) -> Generator[Request, Any, ReadResult]:
+        """The reads of a call, as a generator: it yields requests and is sent their answers.
+
+        ``rows`` has one encoded entity key per role (None: nobody). A `StoreUnavailableError` thrown in makes every
+        feature of somebody ``unavailable``; other errors pass.
+        """
+        reads: list[Read] = []
+        places: list[list[int]] = []
+        for row in rows:
+            place: list[int] = []
+            for key, names in zip(row, self.fields, strict=True):
+                place.append(-1 if key is None else len(reads))
+                if key is not None:
+                    reads.append(Read(key, names))
+            places.append(place)
+        answers: list[list[str | None]] = []
+        meta: Meta | None = None
+        if reads:
+            try:
+                answers = yield reads
+                if any(None in answer for answer in answers):
+                    meta = yield ReadMeta()
+            except StoreUnavailableError as error:
+                slots = [
+                    [_MISSING if place[slot.role] < 0 else _UNAVAILABLE for slot in self.slots] for place in places
+                ]
+                return ReadResult(slots=slots, newest=None, problem=str(error))
+        events: dict[str, datetime] = {}
+        found = [
+            [
+                _MISSING if place[slot.role] < 0 else _from_answer(slot, answers[place[slot.role]], meta, events)
+                for slot in self.slots
+            ]
+            for place in places
+        ]
+        return ReadResult(slots=found, newest=max(events.values(), default=None))
+
+    def settle(self, slots: Sequence[FeatureValue], as_of: datetime) -> list[FeatureValue]:
+        """The slots with each value that is older than its limit at ``as_of`` made ``expired``; equal is not older."""
+        settled = list(slots)
+        for index, (ref, found) in enumerate(zip(self.refs, slots, strict=True)):
+            event = found.event_timestamp
+            if ref.limit is not None and event is not None and event < back(as_of, ref.limit):
+                settled[index] = FeatureValue(None, "expired", event)
+        return settled
+
+
+def _from_answer(
+    slot: _Slot, answer: Sequence[str | None], meta: Meta | None, events: dict[str, datetime]
+) -> FeatureValue:
+    stamp, data = answer[slot.stamp], answer[slot.value]
+    if stamp is None or data is None:
+        known = None if meta is None else meta.views.get(slot.view)
+        # a row without the field was written before the registry had the feature
+        if known is None or (stamp is not None and known.schema_hash != slot.schema_hash):
+            return _UNAVAILABLE
+        return _MISSING
+    event = events.get(stamp)
+    try:
+        if event is None:
+            event = events[stamp] = datetime.fromisoformat(codec.event_of(stamp))
+        value = slot.decode(data)
+    except (InvalidValueError, ValueError):
+        return _UNAVAILABLE  # the feature had another dtype when this was written
+    return FeatureValue(value, "null" if value is None else "present", event)
+
+
+def plan_features(refs: Sequence[FeatureRef]) -> FeaturePlan:
+    """The plan that reads these features, in this order."""
+    roles: dict[str, Role] = {}
+    for ref in refs:
+        roles.setdefault(ref.role.name, ref.role)
+    ordered = tuple(roles.values())
+    fields: list[dict[str, int]] = [{} for _ in ordered]
+    lookups: dict[tuple[str, str], list[str]] = {}
+    slots: list[_Slot] = []
+    lookup_of: list[tuple[int, int]] = []
+    position = {role.name: index for index, role in enumerate(ordered)}
+    for ref in refs:
+        index = position[ref.role.name]
+        names = fields[index]
+        value = names.setdefault(ref.feature, len(names))
+        stamp = names.setdefault(codec.view_field(ref.view.name), len(names))
+        slots.append(_Slot(index, value, stamp, ref.view.name, schema_hash(ref.view), ref.dtype.decode))
+        wanted = lookups.setdefault((ref.role.name, ref.view.name), [])
+        if ref.feature not in wanted:
+            wanted.append(ref.feature)
+        lookup_of.append((list(lookups).index((ref.role.name, ref.view.name)), wanted.index(ref.feature)))
+    views = {ref.view.name: ref.view for ref in refs}
+    return FeaturePlan(
+        roles=ordered,
+        refs=tuple(refs),
+        parameters={
+            name: dtype
+            for role in ordered
+            for name, dtype in zip(role.parameters, role.entity.join_keys.values(), strict=True)
+        },
+        lookups=tuple(
+            Lookup(
+                view=views[view],
+                keys=dict(zip(roles[role].entity.join_keys, roles[role].parameters, strict=True)),
+                features=tuple(wanted),
+            )
+            for (role, view), wanted in lookups.items()
+        ),
+        lookup_of=tuple(lookup_of),
+        fields=tuple(tuple(names) for names in fields),
+        slots=tuple(slots),
+    )
+
+
+def plan_references(registry: Registry, references: Sequence[str]) -> FeaturePlan:
+    """The plan for features by name, ``status`` or ``user.status``, with no prompt around them; only ttl limits them.
+
+    Raises:
+        UnknownNameError: there is no such feature.
+        DefinitionError: a bare name belongs to several entities.
+        RequestError: a feature is asked for twice.
+    """
+    refs: list[FeatureRef] = []
+    for reference in references:
+        if any(reference == ref.name for ref in refs):
+            raise RequestError(f"feature {reference!r} is asked for twice; name it once")
+        found = registry.find(reference)
+        refs.append(feature_ref(reference, role_of(found.view.entity.name, found.view.entity), found, Policy()))
+    return plan_features(refs)
+
+
+def feature_ref(name: str, role: Role, found: Found, policy: Policy) -> FeatureRef:
+    """A feature as a call uses it, with the lesser of its two limits of age."""
+    limits = [limit for limit in (found.view.ttl, policy.max_age) if limit is not None]
+    return FeatureRef(
+        name=name,
+        role=role,
+        view=found.view,
+        feature=found.feature.name,
+        dtype=found.feature.dtype,
+        limit=min(limits, default=None),
+        policy=policy,
+    )
+
+
+class Finished(NamedTuple):
+    """A rendered prompt: its messages, each feature as read and settled, and every value as rendered."""
+
+    messages: tuple[Message, ...]
+    features: dict[str, FeatureValue]
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPlan:
+    """A prompt file compiled against a registry."""
+
+    name: str
+    path: str
+    version: str
+    features: FeaturePlan
+    inputs: Mapping[str, Input]
+    parameters: Mapping[str, DType]
+    """The join keys and inputs that a call takes, by keyword name."""
+    config: Mapping[str, Any]
+    description: str
+    owner: str
+    template: Compiled
+    origins: Mapping[str, FeatureOrigin]
+    input_dtypes: Mapping[str, str]
+    unused: tuple[str, ...]
+    """Features that the header has a policy for and the template never reads."""
+
+    def bind(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The canonical join keys and inputs of a call.
+
+        Raises:
+            RequestError: a name is absent, unknown, or its value has another type.
+        """
+        for name in given:
+            if name not in self.parameters:
+                raise RequestError(f"prompt {self.name!r} takes no {name!r}{did_you_mean(name, self.parameters)}")
+        return self.features.keys(given), self.bind_inputs(given)
+
+    def bind_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The canonical inputs of a call, with defaults where one is not given.
+
+        Raises:
+            RequestError: one is absent without a default, or its value does not fit.
+        """
+        return {name: _input(self.name, one, given.get(name, one.default)) for name, one in self.inputs.items()}
+
+    def finish(
+        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
+    ) -> Finished:
+        """The prompt for what was read: limits, policies, then the template. Pure; both paths end here.
+
+        Raises:
+            FeatureNotPresentError: a feature has no value and its policy is an error.
+            RenderError: the template failed with these values.
+        """
+        features, values = self._values(slots, keys, inputs, as_of)
+        return Finished(self.template.render(self._variables(values, as_of)), features, values)
+
+    def segments(
+        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
+    ) -> Any:
+        """As `finish`, but each message as the segments that it is made of; joined they are the same text."""
+        _, values = self._values(slots, keys, inputs, as_of)
+        return self.template.segments(self._variables(values, as_of))
+
+    def _values(
+        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
+    ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
+        settled = self.features.settle(slots, as_of)
+        features: dict[str, FeatureValue] = {}
+        values: dict[str, Any] = {}
+        for ref, found in zip(self.features.refs, settled, strict=True):
+            features[ref.name] = found
+            values[ref.name] = found.value if found.status == "present" else self._stand_in(ref, found)
+        values.update(inputs)
+        values.update(keys)
+        return features, values
+
+    def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
+        variables = {**values, "as_of": as_of}
+        for ref in self.features.refs:
+            if "." in ref.name:
+                variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
+        return variables
+
+    def _stand_in(self, ref: FeatureRef, found: FeatureValue) -> Any:
+        policy = ref.policy
+        if found.status == "unavailable" and policy.on_unavailable == "error":
+            raise FeatureNotPresentError(
+                f"feature {ref.name!r} of prompt {self.name!r} is unavailable, and its policy is "
+                "on_unavailable: error; fill or reach the online store (llmfeatures materialize)",
+                feature=ref.name,
+                status=found.status,
+            )
+        if policy.default is not ABSENT:
+            return policy.default
+        if policy.on_missing == "none":
+            return None
+        raise FeatureNotPresentError(
+            f"feature {ref.name!r} of prompt {self.name!r} is {found.status}; in the header of {self.path} under "
+            f"features, give {ref.name}: {{default: VALUE}} for a value to print instead, or {{on_missing: none}} "
+            "for a template that handles None itself",
+            feature=ref.name,
+            status=found.status,
+        )
+
+    def manifest(
+        self,
+        features: Mapping[str, FeatureValue],
+        keys: Mapping[str, Any],
+        *,
+        source: Any,
+        library: str,
+        clock: Any = None,
+        problem: str | None = None,
+    ) -> Manifest:
+        """Where each part of a prompt came from."""
+        degraded = any(found.status == "unavailable" for found in features.values())
+        return Manifest.model_construct(
+            source=source,
+            clock=clock,
+            degraded=degraded,
+            problem=problem,
+            keys=keys,
+            inputs=self.input_dtypes,
+            features=self.origins,
+            library=library,
+        )
+
+
+def _input(prompt: str, declared: Input, value: Any) -> Any:
+    if value is ABSENT:
+        raise RequestError(f"prompt {prompt!r} needs the input {declared.name!r} ({declared.dtype}); give it by name")
+    if value is None:
+        if declared.default is None:
+            return None
+        raise RequestError(f"input {declared.name!r} of prompt {prompt!r} is {declared.dtype}, not None")
+    try:
+        value = declared.dtype.canonical(value)
+    except InvalidValueError as error:
+        raise RequestError(f"input {declared.name!r} of prompt {prompt!r}: {error}") from None
+    if value is None:
+        raise RequestError(f"input {declared.name!r} of prompt {prompt!r} is not a finite number")
+    if declared.max_chars is not None and len(value) > declared.max_chars:
+        raise RequestError(
+            f"input {declared.name!r} of prompt {prompt!r} has {len(value)} characters; "
+            f"max_chars is {declared.max_chars}"
+        )
+    return value

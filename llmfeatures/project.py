@@ -1,0 +1,271 @@
+"""`Project`: everything that one can do with a project, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from llmfeatures import config as configuration
+from llmfeatures.builder import (
+    CLOCKS,
+    AsyncContextBuilder,
+    ContextBuilder,
+    Prompts,
+    SyncReader,
+    Timeout,
+    moment,
+    seconds,
+)
+from llmfeatures.clock import Clock, system_clock
+from llmfeatures.config import Config
+from llmfeatures.context import FeatureValue
+from llmfeatures.errors import LLMFeaturesError, RequestError, StoreReadOnlyError, did_you_mean
+from llmfeatures.plan import FeaturePlan, plan_references
+from llmfeatures.ports import ClockName, OfflineStore, OnlineStore, RunRecord, StateStore
+from llmfeatures.registry import Registry, load_registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from llmfeatures.history import History
+    from llmfeatures.materialize import MaterializeReport, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that `Project.check` found. ``where`` is a view, or a prompt file with line and column."""
+
+    severity: Literal["error", "warning"]
+    where: str
+    message: str
+
+
+class Project:
+    """A project: its configuration, registry, stores and prompts. Stores are opened when they are first used."""
+
+    def __init__(self, config: Config, registry: Registry, *, now: Clock | None = None) -> None:
+        self.config, self.registry = config, registry
+        self.clock: Clock = now or config.clock()
+
+    @classmethod
+    def load(cls, path: str | Path = ".", *, now: Clock | None = None) -> Project:
+        """The project that ``path`` lies in; its configuration is searched upwards.
+
+        Args:
+            path: a folder or file in the project.
+            now: a function that returns the current moment, aware; None is the project's clock.
+
+        Raises:
+            ConfigError: there is no project, or its configuration is wrong.
+            DefinitionError: the registry is wrong.
+        """
+        config = configuration.find_config(path)
+        return cls(config, load_registry(config.project.registry, config.root), now=now)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store."""
+        return configuration.open_online(self.config)
+
+    @cached_property
+    def offline(self) -> OfflineStore:
+        """The offline store."""
+        return configuration.open_offline(self.config)
+
+    @cached_property
+    def state(self) -> StateStore:
+        """The project's state."""
+        return configuration.open_state(self.config)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The project's prompts, compiled when they are first used."""
+        return Prompts(self.registry, self.config.prompts)
+
+    def builder(self, *, reload: bool = False) -> ContextBuilder:
+        """A builder of finished prompts on this project's stores."""
+        return ContextBuilder(self._prompts(reload), self.online, lambda: self.offline, self.clock)
+
+    def async_builder(self, *, reload: bool = False) -> AsyncContextBuilder:
+        """A builder for asyncio, with an online store of its own."""
+        store = configuration.open_async_online(self.config)
+        return AsyncContextBuilder(self._prompts(reload), store, lambda: self.offline, self.clock)
+
+    def _prompts(self, reload: bool) -> Prompts:
+        return Prompts(self.registry, self.config.prompts, reload=True) if reload else self.prompts
+
+    def materialize(
+        self,
+        views: str | Sequence[str] | None = None,
+        *,
+        full: bool = False,
+        until: datetime | str | None = None,
+        progress: Progress | None = None,
+    ) -> MaterializeReport:
+        """Bring the newest rows of the offline store online.
+
+        Args:
+            views: names of views; None is all.
+            full: replace everything, also what was corrected in place or deleted; else only what is new since the
+            last run.
+            until: take rows with both timestamps at or before this moment; None is now.
+            progress: told how far the run is.
+
+        Raises:
+            UnknownNameError: there is no such view.
+            SourceError: a source is not what the registry says.
+            StoreError: the online store may not or cannot be written.
+        """
+        from llmfeatures.materialize import Materializer
+
+        if self.config.online.access == "read":
+            raise StoreReadOnlyError(
+                'this project may only read the online store ([online] access = "read"); '
+                "materialize from one that may write"
+            )
+        names = [views] if isinstance(views, str) else views
+        chosen = self.registry.views if names is None else tuple(self.registry.view(name) for name in names)
+        materializer = Materializer(
+            offline=self.offline, online=self.online, state=self.state, expires=self.clock is system_clock
+        )
+        options: dict[str, Any] = {} if progress is None else {"progress": progress}
+        return materializer.run(
+            chosen,
+            self.registry.views,
+            until=self.clock() if until is None else moment("until", until),
+            full=full,
+            **options,
+        )
+
+    def get_online_features(
+        self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
+    ) -> list[dict[str, FeatureValue]]:
+        """The newest features of entities: one mapping per row, in order, from feature name to `FeatureValue`.
+
+        Args:
+            features: names, ``status`` or ``user.status``.
+            rows: one mapping per row with every join key; a value of None is nobody: its features are missing.
+            timeout: for the read; seconds, a timedelta or text such as ``250ms``.
+
+        Raises:
+            UnknownNameError: there is no such feature.
+            RequestError: a join key is absent, unknown, or of another type.
+        """
+        plan = plan_references(self.registry, features)
+        keys = [_row_keys(plan, number, row) for number, row in enumerate(rows)]
+        result = SyncReader(self.online).run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
+        now = self.clock()
+        as_of = now if result.newest is None else max(now, result.newest)
+        return [
+            {ref.name: found for ref, found in zip(plan.refs, plan.settle(slots, as_of), strict=True)}
+            for slots in result.slots
+        ]
+
+    def get_historical_features(
+        self, spine: object, features: Sequence[str], *, clock: str = "known", statuses: bool = False
+    ) -> pa.RecordBatchReader:
+        """Features as they were at each row's ``event_timestamp``: the spine's columns, then one per feature, null
+        where it is not present. Rows in = rows out, in order, streamed.
+
+        Args:
+            spine: a path (Parquet, CSV, JSONL, Arrow), an Arrow table or reader, a pandas or polars frame, or a
+                DuckDB relation, with the join keys and ``event_timestamp`` (naive is UTC).
+            features: names, ``status`` or ``user.status`` (which comes back as ``user__status``).
+            clock: ``known`` (what was true and had arrived) or ``event`` (what was true).
+            statuses: add ``NAME__status`` and ``NAME__event_timestamp``.
+
+        Raises:
+            SpineError: the spine cannot be read, lacks a column, or has one named like a feature.
+            SourceError: a source is not what the registry says.
+        """
+        from llmfeatures.history import historical_features
+
+        plan = plan_references(self.registry, features)
+        return historical_features(self.offline, plan, spine, clock=_clock_name(clock), statuses=statuses)
+
+    def history(self, prompt: str, spine: object, *, clock: str = "known") -> History:
+        """Historical prompts: one per row of the spine, which also has the prompt's inputs. See `History`.
+
+        Raises:
+            UnknownNameError: there is no such prompt.
+            PromptError: the prompt cannot be compiled.
+        """
+        from llmfeatures.history import History
+
+        return History(
+            self.prompts.plan(prompt),
+            spine,
+            offline=self.offline,
+            clock=_clock_name(clock),
+            exporters=configuration.exporters(),
+        )
+
+    def runs(self, view: str | None = None) -> list[RunRecord]:
+        """The records of completed materializations, oldest first."""
+        return list(self.state.runs(view))
+
+    def check(self) -> list[Problem]:
+        """Everything that is wrong with the registry's sources and the prompt files, without rendering one."""
+        problems: list[Problem] = []
+        if self.config.project.now is not None:
+            fixed = self.config.project.now.isoformat()
+            problems.append(
+                Problem(severity="warning", where="now", message=f"the project's clock is fixed at {fixed}")
+            )
+        for view in self.registry.views:
+            found = self.offline.check(view)
+            problems += [Problem(severity="error", where=f"view {view.name}", message=one) for one in found]
+            if not found:
+                advice = self.offline.advice(view)
+                problems += [Problem(severity="warning", where=f"view {view.name}", message=one) for one in advice]
+        prompts = Prompts(self.registry, self.config.prompts)
+        for name in prompts.names():
+            try:
+                plan = prompts.plan(name)
+            except LLMFeaturesError as error:
+                problems.append(_prompt_problem(name, error))
+            else:
+                problems += [
+                    Problem(
+                        severity="warning",
+                        where=plan.path,
+                        message=f"feature {feature!r} has a policy, and the template never reads it; remove the policy",
+                    )
+                    for feature in plan.unused
+                ]
+        return problems
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        for name in ("online", "offline"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()
+
+
+def _prompt_problem(name: str, error: LLMFeaturesError) -> Problem:
+    from llmfeatures.errors import PromptError
+
+    if isinstance(error, PromptError):
+        where = ":".join(str(part) for part in (error.path, error.line, error.column) if part)
+        return Problem(severity="error", where=where, message=error.message)
+    return Problem(severity="error", where=name, message=str(error))
+
+
+def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    for name in row:
+        if name not in plan.parameters:
+            raise RequestError(f"row {number}: unknown join key {name!r}{did_you_mean(name, plan.parameters)}")
+    try:
+        return plan.keys(row)
+    except RequestError as error:
+        raise RequestError(f"row {number}: {error}") from None
+
+
+def _clock_name(clock: str) -> ClockName:
+    if clock not in CLOCKS:
+        raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
+    return cast("ClockName", clock)

@@ -1,0 +1,103 @@
+"""Six faults to plant. Each is what a careless implementation would do, and the parity property must see each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from llmfeatures import builder, columns, materialize, plan
+from llmfeatures.context import FeatureValue
+from llmfeatures.schema import ParquetSource
+
+Undo = Callable[[], None]
+
+
+def plant(fault: str | None) -> Undo:
+    """Plant a fault in this process; the returned function takes it out again."""
+    return (lambda: None) if fault is None else FAULTS[fault]()
+
+
+def _patch(target: Any, name: str, value: Any) -> Undo:
+    before = getattr(target, name)
+    setattr(target, name, value)
+    return lambda: setattr(target, name, before)
+
+
+def _ttl_ignored_online() -> Undo:
+    context = builder._context
+
+    def unlimited(plan_: Any, call: Any, slots: Any, as_of: Any, source: str, *rest: Any) -> Any:
+        if source == "online":
+            refs = tuple(replace(ref, limit=None) for ref in plan_.features.refs)
+            plan_ = replace(plan_, features=replace(plan_.features, refs=refs))
+        return context(plan_, call, slots, as_of, source, *rest)
+
+    return _patch(builder, "_context", unlimited)
+
+
+def _created_ignored() -> Undo:
+    attempt = materialize.Materializer._attempt
+
+    def blind(self: Any, view: Any, *rest: Any) -> Any:
+        source = view.source
+        timeless = ParquetSource(source.path, event_timestamp=source.event_timestamp, columns=source.columns)
+        return attempt(self, view.model_copy(update={"source": timeless}), *rest)
+
+    return _patch(materialize.Materializer, "_attempt", blind)
+
+
+def _float32_widened() -> Undo:
+    canonical = columns.canonical
+
+    def widened(dtype: Any, array: Any) -> Any:
+        if array.type == pa.float32():
+            array = array.cast(pa.float64())
+        return canonical(dtype, array)
+
+    return _patch(columns, "canonical", widened)
+
+
+def _microseconds_dropped() -> Undo:
+    stamps = columns.stamps
+    return _patch(
+        columns,
+        "stamps",
+        lambda array: [one if one == "-" else f"{one[:19]}.000000Z" for one in stamps(array)],
+    )
+
+
+def _null_taken_for_missing() -> Undo:
+    from_answer = plan._from_answer
+
+    def confused(*args: Any) -> FeatureValue:
+        found = from_answer(*args)
+        return FeatureValue(None, "missing", None) if found.status == "null" else found
+
+    return _patch(plan, "_from_answer", confused)
+
+
+def _last_write_wins() -> Undo:
+    from llmfeatures.online.redis import RedisStore
+    from llmfeatures.online.sqlite import SqliteStore
+
+    undos = []
+    for store in (RedisStore, SqliteStore):
+
+        def write(self: Any, rows: Any, *, _write: Any = store.write, **options: Any) -> Any:
+            return _write(self, rows, **{**options, "replace_before": "9999-12-31T23:59:59.999999Z"})
+
+        undos.append(_patch(store, "write", write))
+    return lambda: [undo() for undo in undos] and None
+
+
+FAULTS: dict[str, Callable[[], Undo]] = {
+    "ttl ignored online": _ttl_ignored_online,
+    "created ignored": _created_ignored,
+    "float32 widened": _float32_widened,
+    "microseconds dropped": _microseconds_dropped,
+    "null taken for missing": _null_taken_for_missing,
+    "last write wins": _last_write_wins,
+}

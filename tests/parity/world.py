@@ -1,0 +1,206 @@
+"""Random projects: a registry, a history, a template, and the moments at which to compare its prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from hypothesis import strategies as st
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+US = timedelta(microseconds=1)
+KEYS = ["8a2f", "b13c", "", "ä:|", "a b", "%41", "nobody"]
+TEXTS = [
+    "casual",
+    "",
+    "a\nb",
+    "<|im_start|>system",
+    "{{ 7*7 }}",
+    "\u200bx\u202e",
+    "👨‍👩‍👧",
+    "می‌خواهم",
+    "x" * 300,
+    "nan",
+    "\u2028",
+]
+
+VALUES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
+    "str": (pa.string(), st.sampled_from(TEXTS) | st.text(max_size=8)),
+    "enum[casual,power_user]": (pa.string(), st.sampled_from(["casual", "power_user"])),
+    "int": (pa.int64(), st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2)),
+    "float": (pa.float32(), st.sampled_from([0.1, -0.0, 1e20, 3.0, float("nan"), float("inf"), 1 / 3])),
+    "float64": (pa.float64(), st.floats()),
+    "bool": (pa.bool_(), st.booleans()),
+    "timestamp": (pa.timestamp("ns"), st.integers(0, 10**18)),
+    "date": (pa.date32(), st.dates()),
+    "decimal(10,3)": (pa.decimal128(10, 3), st.sampled_from([Decimal("1.500"), Decimal("0.000"), Decimal("-7.125")])),
+    "list[str]": (pa.list_(pa.string()), st.lists(st.sampled_from(TEXTS), max_size=3)),
+    "list[float]": (pa.list_(pa.float32()), st.lists(st.sampled_from([0.1, 2.5]), max_size=3)),
+    "json": (pa.string(), st.sampled_from(['{"b": 1, "a": [1.0, null]}', "[]", "null", '"x\\ny"', "1e400", "12345678901234567890123"])),
+}  # fmt: skip
+TTLS = [None, "3us", "10us", "1h"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A project to write down, and what to ask it."""
+
+    registry: dict[str, Any]
+    tables: dict[str, pa.Table]
+    template: str
+    entity_keys: list[dict[str, Any]]
+    before: datetime
+    at: datetime
+
+    def write(self, root: Path, online: str) -> None:
+        """Make the project's files in a folder."""
+        (root / "prompts").mkdir(parents=True)
+        (root / "features.yaml").write_text(yaml.safe_dump(self.registry, allow_unicode=True), encoding="utf-8")
+        (root / "prompts" / "p.prompt.j2").write_text(self.template, encoding="utf-8")
+        (root / "llmfeatures.toml").write_text(
+            f'[project]\nname = "parity-{root.name}"\nregistry = "features.yaml"\n'
+            f'[online]\nurl = "{online}"\ntimeout = "10s"\n'
+        )
+        for name, table in self.tables.items():
+            pq.write_table(table, root / f"{name}.parquet")
+
+
+def _offsets(ttls: list[str | None]) -> list[int]:
+    """Microseconds from a few moments that matter, one either side of each ttl's edge."""
+    ages = {None: 0, "3us": 3, "10us": 10, "1h": 3_600_000_000}
+    return sorted({ages[ttl] + near for ttl in ttls for near in (-1, 0, 1)})
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """A world of one or two entities and up to three views, with times that sit on every edge."""
+    entities: list[dict[str, Any]] = [{"name": "user", "join_keys": {"user_id": "str"}}]
+    if draw(st.booleans()):
+        entities.append({"name": "seat", "join_keys": {"tenant_id": "int", "user_id": "str"}})
+    views: list[dict[str, Any]] = []
+    tables: dict[str, pa.Table] = {}
+    max_age = draw(st.sampled_from([None, None, "3us", "10us"]))
+    count = draw(st.integers(1, 3))
+    names: list[tuple[str, str]] = []
+    times = st.integers(0, 24) | st.sampled_from([3_600_000_000 + near for near in (-1, 0, 1)])
+    for number in range(count):
+        entity = draw(st.sampled_from(entities))
+        dtypes = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=3))
+        features = [(f"f{number}_{index}", dtype) for index, dtype in enumerate(dtypes)]
+        created = draw(st.booleans())
+        rows = draw(st.lists(_row(entity, dtypes, times), max_size=12))
+        tables[f"view{number}"] = _table(entity, features, rows, created)
+        view: dict[str, Any] = {
+            "name": f"view{number}",
+            "entity": entity["name"],
+            "source": {
+                "path": f"view{number}.parquet",
+                **({"created_timestamp": "created"} if created else {"created_timestamp": None}),
+            },
+            "features": {name: dtype.removesuffix("64") for name, dtype in features},
+        }
+        ttl = draw(st.sampled_from(TTLS))
+        views.append({**view, "ttl": ttl} if ttl else view)
+        names += [(name, dtype) for name, dtype in features]
+    at = draw(times) + draw(st.sampled_from([0, *_offsets([view.get("ttl") for view in views] + [max_age])]))
+    before = draw(st.integers(0, max(at, 0)))
+    used = {entity["name"]: entity for entity in entities if any(view["entity"] == entity["name"] for view in views)}
+    parameters = {key: dtype for entity in used.values() for key, dtype in entity["join_keys"].items()}
+    entity_keys = [
+        {name: draw(_key(dtype)) for name, dtype in parameters.items()} for _ in range(draw(st.integers(1, 6)))
+    ]
+    return World(
+        registry={"entities": entities, "views": views},
+        tables=tables,
+        template=draw(_template(names, parameters, max_age)),
+        entity_keys=entity_keys,
+        before=START + before * US,
+        at=START + at * US,
+    )
+
+
+def _key(dtype: str) -> st.SearchStrategy[Any]:
+    return st.none() | st.sampled_from([1, 2] if dtype == "int" else KEYS)
+
+
+def _row(entity: dict[str, Any], dtypes: list[str], times: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "keys": st.tuples(*(_key(dtype) for dtype in entity["join_keys"].values())),
+            "event": times,
+            "created": st.none() | times,
+            "values": st.tuples(*(st.none() | VALUES[dtype][1] for dtype in dtypes)),
+        }
+    )
+
+
+def _table(
+    entity: dict[str, Any], features: list[tuple[str, str]], rows: list[dict[str, Any]], created: bool
+) -> pa.Table:
+    moment = pa.timestamp("us", "UTC")
+    arrow = {"str": pa.string(), "int": pa.int64()}
+    columns: dict[str, Any] = {
+        key: pa.array([row["keys"][index] for row in rows], arrow[dtype])
+        for index, (key, dtype) in enumerate(entity["join_keys"].items())
+    }
+    columns["event_timestamp"] = pa.array([START + row["event"] * US for row in rows], moment)
+    if created:
+        columns["created"] = pa.array(
+            [None if row["created"] is None else START + row["created"] * US for row in rows], moment
+        )
+    for index, (name, dtype) in enumerate(features):
+        columns[name] = pa.array([row["values"][index] for row in rows], VALUES[dtype][0])
+    return pa.table(columns)
+
+
+@st.composite
+def _template(draw: st.DrawFn, names: list[tuple[str, str]], parameters: dict[str, str], max_age: str | None) -> str:
+    """A template that prints every feature, each by one of the ways to handle a value that is not there."""
+    header: dict[str, Any] = {"features": {}}
+    lines: list[str] = []
+    for name, dtype in names:
+        way = draw(st.sampled_from(["default", "guard", "or_else", "fence"]))
+        policy: dict[str, Any] = {"default": _default(dtype)} if way in ("default", "fence") else {"on_missing": "none"}
+        if max_age:
+            policy["max_age"] = max_age
+        header["features"][name] = policy
+        lines.append(
+            {
+                "default": f"{name}: {{{{ {name} }}}}.",
+                "guard": f"{{% if {name} is not none %}}{name}: {{{{ {name} }}}}{{% else %}}no {name}{{% endif %}}",
+                "or_else": f"{name}: {{{{ {name} | or_else('none of it') }}}}",
+                "fence": f"{{% data %}}{{{{ {name} }}}}{{% enddata %}}",
+            }[way]
+        )
+    for name in parameters:
+        lines.append(f"{{{{ {name} | or_else('nobody') }}}}")
+    if draw(st.booleans()):
+        lines.append("as of {{ as_of }}")
+    body = "\n".join(lines)
+    if draw(st.booleans()):
+        role = draw(st.sampled_from(["user", "system", "assistant", "developer"]))
+        body = (
+            f'{{% message "system" %}}Be kind.{{% endmessage %}}\n{{% message "{role}" %}}\n{body}\n{{% endmessage %}}'
+        )
+    return f"---\n{yaml.safe_dump(header)}---\n{body}\n"
+
+
+def _default(dtype: str) -> Any:
+    return {
+        "int": 0,
+        "float": 0.5,
+        "float64": 0.5,
+        "bool": False,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "date": "2026-01-01",
+        "decimal(10,3)": "0.5",
+        "list[str]": [],
+        "list[float]": [],
+        "json": {"none": True},
+    }.get(dtype, "unknown")
