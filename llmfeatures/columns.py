@@ -1,3 +1,5 @@
+# pyarrow has incomplete stubs
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
 """Arrow columns of a source or spine to canonical columns: the one place where this happens.
 
 `problem` says from its Arrow type alone why a column cannot hold a dtype; `canonical` turns a column into the
@@ -9,21 +11,24 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 from pyarrow import types as pt
 
 from llmfeatures.clock import from_microseconds, microseconds
+from llmfeatures.codec import NO_CREATED
 from llmfeatures.errors import InvalidValueError
 from llmfeatures.types import INT64_MAX, INT64_MIN, DType, json_text, parse_json
 
 Array = Any
-"""A ``pyarrow.Array``; its stubs name too few of the kernels used here."""
+"""A ``pyarrow.Array``; its stubs are too narrow for what the kernels take and give."""
+pc: Any = compute
 
 FIRST_MICROSECOND = microseconds(datetime.fromisoformat("0001-01-01T00:00:00+00:00"))
 LAST_MICROSECOND = microseconds(datetime.fromisoformat("9999-12-31T23:59:59.999999+00:00"))
@@ -33,6 +38,7 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DAY_MILLISECONDS = 86_400_000
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _INTEGER = pa.int64()
+_TIMESTAMP = DType("timestamp")
 _SQL_TYPES = {
     "str": "VARCHAR", "enum": "VARCHAR", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN",
     "timestamp": "TIMESTAMPTZ", "date": "DATE", "json": "JSON",
@@ -136,6 +142,10 @@ def _is_number(held: Any) -> bool:
     return pt.is_integer(held) or pt.is_floating(held) or pt.is_decimal(held)
 
 
+def _is_exact(held: Any) -> bool:
+    return pt.is_integer(held) or pt.is_decimal(held)
+
+
 def _is_whole(held: Any) -> bool:
     return pt.is_integer(held) or (pt.is_decimal(held) and held.scale == 0)
 
@@ -148,7 +158,7 @@ _HOLDS = {
     "bool": pt.is_boolean,
     "timestamp": pt.is_timestamp,
     "date": pt.is_date,
-    "decimal": lambda held: pt.is_integer(held) or pt.is_decimal(held),
+    "decimal": _is_exact,
 }
 
 
@@ -197,7 +207,7 @@ def _refused(array: Array, bad: Array, reason: str) -> Canonical:
     """The column with null where ``bad``, each such row invalid for the reason."""
     rows: list[int] = pc.indices_nonzero(bad).to_pylist()
     if rows:
-        array = pc.if_else(pc.fill_null(bad, False), pa.scalar(None, array.type), array)  # noqa: FBT003
+        array = pc.if_else(pc.fill_null(bad, False), pa.scalar(None, array.type), array)
     return Canonical(array, dict.fromkeys(rows, reason))
 
 
@@ -306,33 +316,26 @@ def _decimal(dtype: DType, array: Array) -> Canonical:
         return _row_by_row(dtype, array)
 
 
-def _as_list(array: Array) -> Array:
-    return (
-        array
-        if pt.is_list(array.type) or pt.is_large_list(array.type)
-        else pc.cast(array, pa.list_(array.type.value_type))
-    )
+def _lengths(array: Array) -> Array:
+    """How many items of ``array.flatten()`` each row of a list column has: 0 for null."""
+    lengths = pc.cast(pc.list_value_length(array), pa.int32())
+    return pc.if_else(array.is_valid(), lengths, pa.scalar(0, pa.int32()))
 
 
 def _list(dtype: DType, array: Array) -> Canonical:
     assert dtype.item is not None
-    array = _as_list(array)
     items = canonical(dtype.item, array.flatten())
+    lengths = _lengths(array)
+    gone = array.is_null()
     invalid: dict[int, str] = {}
     if items.array.null_count:
-        parents = pc.list_parent_indices(array)
-        for row in pc.unique(parents.filter(items.array.is_null())).to_pylist():
-            invalid[row] = f"a null inside a {dtype}"
-        for number, reason in items.invalid.items():
-            invalid[parents[number].as_py()] = reason
-    lengths = pc.fill_null(pc.list_value_length(array), 0)
-    ends = pc.cumulative_sum(pc.cast(lengths, pa.int32()))
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends])
-    gone = array.is_null()
-    if invalid:
+        parents = [row for row, length in enumerate(lengths.to_pylist()) for _ in range(length)]
+        for number in pc.indices_nonzero(items.array.is_null()).to_pylist():
+            invalid.setdefault(parents[number], f"a null inside a {dtype}")
+        invalid.update({parents[number]: reason for number, reason in items.invalid.items()})
         gone = pc.or_(gone, pc.is_in(pa.array(range(len(array)), _INTEGER), value_set=pa.array(invalid, _INTEGER)))
-    made = pa.ListArray.from_arrays(offsets, items.array, type=dtype.arrow(), mask=gone)
-    return Canonical(made, invalid)
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+    return Canonical(pa.ListArray.from_arrays(offsets, items.array, type=dtype.arrow(), mask=gone), invalid)
 
 
 class _DateOutOfRange:
@@ -363,7 +366,6 @@ def _nested(array: Array) -> tuple[list[Any], int]:
     if pt.is_map(held):
         return _nested_map(array)
     if _is_list(held):
-        array = _as_list(array)
         items, lost = _nested(array.flatten())
         return _cut(array, items), lost
     if pt.is_floating(held):
@@ -405,9 +407,9 @@ def _cut(array: Array, items: list[Any]) -> list[Any]:
     """The items of a list column, cut into its rows."""
     rows: list[Any] = []
     at = 0
-    for length in pc.list_value_length(array).to_pylist():
-        rows.append(None if length is None else items[at : at + length])
-        at += length or 0
+    for length, present in zip(_lengths(array).to_pylist(), array.is_valid().to_pylist(), strict=True):
+        rows.append(items[at : at + length] if present else None)
+        at += length
     return rows
 
 
@@ -440,3 +442,22 @@ def python_values(dtype: DType, array: Array) -> list[Any]:
             return _cut(array, python_values(dtype.item, array.flatten()))
         case _:
             return array.to_pylist()
+
+
+def array_of(dtype: DType, values: Sequence[Any]) -> Array:
+    """The canonical column of canonical Python values."""
+    if dtype.kind == "json":
+        return pa.array([None if value is None else json_text(value) for value in values], pa.string())
+    return pa.array(values, dtype.arrow())
+
+
+def moments(array: Array) -> list[datetime | None]:
+    """The aware UTC datetimes of a timestamp[us, UTC] column."""
+    return python_values(_TIMESTAMP, array)
+
+
+def stamps(array: Array) -> list[str]:
+    """The stamps of a timestamp[us, UTC] column, as `codec.created_stamp` writes them; null is ``-``."""
+    written = pc.cast(whole(array).view(pa.timestamp("us")), pa.string())
+    texts = pc.binary_join_element_wise(pc.replace_substring(written, " ", "T"), "Z", "")
+    return pc.fill_null(texts, NO_CREATED).to_pylist()

@@ -7,10 +7,11 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, field_serializer, model_validator
+from typing_extensions import TypedDict
 
 from llmfeatures.clock import iso
 from llmfeatures.errors import RequestError
@@ -219,7 +220,7 @@ class PromptContext(_Frozen):
             )
             if isinstance(one, dict)
             else one
-            for name, one in given["features"].items()
+            for name, one in cast("dict[str, Any]", given["features"]).items()
         }
         values = {
             name: _typed(typed[name], value) if name in typed else value for name, value in given["values"].items()

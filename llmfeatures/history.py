@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """History: features and finished prompts as they would have been at each moment of a spine, streamed batch by batch."""
 
 from __future__ import annotations
@@ -145,7 +147,8 @@ class History:
         clock: ClockName,
         exporters: Mapping[str, Exporter],
     ) -> None:
-        self.plan, self.clock = plan, clock
+        self.plan = plan
+        self.clock: ClockName = clock
         self.summary = HistorySummary()
         self._spine, self._offline, self._exporters = spine, offline, exporters
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
@@ -223,10 +226,7 @@ class _Rows:
         self._count(settled, errors, joined)
         rows = spine.num_rows
         keys = {name: columns.array_of(dtype, given[name]) for name, dtype in plan.features.parameters.items()}
-        inputs = {
-            name: columns.array_of(one.dtype, [None if value is ABSENT else value for value in given[name]])
-            for name, one in plan.inputs.items()
-        }
+        inputs = {name: columns.array_of(one.dtype, given[name]) for name, one in plan.inputs.items()}
         metadata = {name: spine.column(name) for name in spine.schema.names if name not in self._own}
         arrays = {
             "id": self._ids(spine, given, moments),
@@ -263,7 +263,7 @@ class _Rows:
                         f"the spine has no column {name!r}, which prompt {plan.name!r} needs"
                         f"{did_you_mean(name, spine.schema.names)}"
                     )
-                given[name] = [ABSENT] * spine.num_rows
+                given[name] = [default] * spine.num_rows
                 continue
             given[name] = _canonical(name, dtype, spine.column(name), errors)
         return given
@@ -282,9 +282,7 @@ class _Rows:
             return None
         keys = {name: given[name][row] for name in self.plan.features.parameters}
         try:
-            inputs = self.plan.bind_inputs(
-                {name: given[name][row] for name in self.plan.inputs if given[name][row] is not ABSENT}
-            )
+            inputs = self.plan.bind_inputs({name: given[name][row] for name in self.plan.inputs})
             return self.plan.finish(slots, keys, inputs, at).messages
         except LLMFeaturesError as error:
             errors[row] = str(error)

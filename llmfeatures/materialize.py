@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Materialize: the newest row of each entity key, from the offline store to the online store, in bounded batches."""
 
 from __future__ import annotations

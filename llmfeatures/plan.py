@@ -357,7 +357,7 @@ class PromptPlan:
         return features, values
 
     def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
-        variables = {**values, "as_of": as_of}
+        variables: dict[str, Any] = {**values, "as_of": as_of}
         for ref in self.features.refs:
             if "." in ref.name:
                 variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)

@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Protocols that adapters implement, and the frozen values that pass between them and the services.
 
 Each docstring is the contract; `llmfeatures.testing` has a conformance suite per Protocol.
@@ -209,7 +211,7 @@ class FoundColumns:
 
     event: pa.Array[Any]
     columns: tuple[pa.Array[Any], ...]
-    invalid: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    invalid: Mapping[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     hidden: pa.Array[Any] | None = None
 
 

@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """`Project`: everything that one can do with a project, in one place."""
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmfeatures import config as configuration
 from llmfeatures.builder import (
@@ -268,4 +270,4 @@ def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[st
 def _clock_name(clock: str) -> ClockName:
     if clock not in CLOCKS:
         raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
-    return cast("ClockName", clock)
+    return clock

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -269,7 +269,7 @@ def _registry_of(module: Any, attribute: str, written: str) -> Registry:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def _importable(folder: Path) -> Generator[None, None, None]:
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:

@@ -223,7 +223,7 @@ class Entity(Definition):
         if join_keys is None:
             keys: Mapping[str, str | DType] = {str(join_key): "str"}
         elif isinstance(join_keys, Mapping):
-            keys = cast("Mapping[str, str | DType]", join_keys)
+            keys = join_keys
         else:
             keys = dict.fromkeys(join_keys, "str")
         if not keys:
@@ -314,8 +314,7 @@ class FeatureView(Definition):
         if name == KEY_VIEW_NAME:
             raise DefinitionError(f"view {name!r} is reserved: the online store keeps the entity key under it")
         if isinstance(features, Mapping):
-            given = cast("Mapping[str, str | DType]", features)
-            listed: list[Any] = [Feature(feature, dtype) for feature, dtype in given.items()]
+            listed: list[Any] = [Feature(feature, dtype) for feature, dtype in features.items()]
         else:
             listed = [Feature(**one) if isinstance(one, Mapping) else one for one in features]
         super().__init__(

@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """The types of features and inputs: one Python value and one text form for each.
 
 Both paths, online and historical, meet here: what a value is (`DType.canonical`), how it is written online

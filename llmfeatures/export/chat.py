@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
 """Chat JSONL: ``{"messages": [...]}`` per line, with everything else, the ids first, in ``NAME.index.parquet``."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Canonical Parquet: every column of a historical prompt."""
 
 from __future__ import annotations

@@ -325,9 +325,10 @@ class _Reader:
     def input(self, name: str, given: Any) -> Input:
         at = ("inputs", name)
         self.identifier("input", name, *at)
-        options = cast("dict[str, Any]", {"type": given} if isinstance(given, str) else given)
-        if not isinstance(options, dict) or "type" not in options:
+        declared = {"type": given} if isinstance(given, str) else given
+        if not isinstance(declared, dict) or "type" not in declared:
             self.fail(f"{name}: needs a type, like {{type: str}}", *at)
+        options = cast("dict[str, Any]", declared)
         self.known(options, ("type", "max_chars", "default"), *at)
         try:
             dtype = parse_dtype(str(options["type"]))

@@ -1,0 +1,5 @@
+"""``python -m llmfeatures`` is ``llmfeatures``."""
+
+from llmfeatures.cli import main
+
+main()

@@ -1,0 +1,493 @@
+"""Prompt bodies compiled with Jinja: its sandbox, with interpolated text escaped by our rules and roles out of band.
+
+`compile_prompt` gives a `Compiled`: which names the body reads from the context, and the functions that render it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+from jinja2 import (
+    BaseLoader,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+)
+from jinja2.ext import do, loopcontrols
+from jinja2.lexer import TokenStream
+from jinja2.nodes import EvalContext
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
+
+from llmfeatures.errors import LLMFeaturesError, PromptError, RenderError, did_you_mean
+from llmfeatures.prompts.codegen import PARTIALS, Analysis, PromptCodeGenerator, Reference, Use, outside_text
+from llmfeatures.prompts.escape import has_control_token
+from llmfeatures.prompts.filters import FILTERS, percent_format
+from llmfeatures.prompts.runtime import (
+    PIECES,
+    RENDER,
+    TEXT,
+    Message,
+    NeedsPieces,
+    Parts,
+    Render,
+    Segment,
+    Text,
+    defused,
+    merged,
+    parts_of,
+    stripped,
+)
+from llmfeatures.prompts.sandbox import OPERATORS, ValueFormatter, allowed_attributes, bounded_method, check_operands
+from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column
+
+__all__ = ["Compiled", "Message", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
+
+
+# -- the environment -------------------------------------------------------------------------------------------------
+
+
+class PromptRuntimeContext(Context):
+    """Jinja's context, made cheaply: nothing can change its evaluation context, so all share one."""
+
+    def __init__(
+        self,
+        environment: PromptEnvironment,
+        parent: dict[str, Any],
+        name: str | None,
+        blocks: dict[str, Any],
+        globals: Mapping[str, Any] | None = None,  # noqa: A002, ARG002
+    ) -> None:
+        self.parent = parent
+        self.vars = {}
+        self.environment = environment
+        self.eval_ctx = environment.eval_context
+        self.exported_vars = set()
+        self.name = name
+        self.globals_keys = set()
+        self.blocks = {key: [block] for key, block in blocks.items()} if blocks else {}
+
+
+class PromptTemplate(Template):
+    """A template whose modules live as long as one render: no state of one reaches the next."""
+
+    def _get_default_module(self, ctx: Context | None = None) -> Any:  # noqa: ARG002
+        modules = RENDER.get().modules
+        if self.name not in modules:
+            modules[self.name] = self.make_module()
+        return modules[self.name]
+
+
+class PromptEnvironment(ImmutableSandboxedEnvironment):
+    """The environment of all prompt files; an author cannot change it."""
+
+    code_generator_class = PromptCodeGenerator
+    context_class = PromptRuntimeContext  # pyright: ignore[reportAssignmentType]
+    template_class = PromptTemplate
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    runtime: type[TEXT | PIECES] = TEXT
+    concat = staticmethod(TEXT.concat)  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, loader: BaseLoader) -> None:
+        super().__init__(
+            loader=loader,
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=False,
+            optimized=False,
+            extensions=[do, loopcontrols, PromptTags],
+        )
+        del self.globals["lipsum"]
+        self.filters = dict(FILTERS)
+        self.filters |= _tag_filters(TEXT.names)
+        self.eval_context = EvalContext(self)
+        self.analyses: dict[str, Analysis] = {}
+        self.line_offsets: dict[str, int] = {}
+
+    def with_loader(self, loader: BaseLoader) -> PromptEnvironment:
+        """This environment for the templates of one prompt, which are compiled once."""
+        made = cast("PromptEnvironment", self.overlay(loader=loader))
+        made.eval_context = EvalContext(made)
+        made.analyses, made.line_offsets = {}, {}
+        return made
+
+    def for_pieces(self) -> PromptEnvironment:
+        """The same environment with code that remembers segments."""
+        made = self.with_loader(cast("BaseLoader", self.loader))
+        made.line_offsets = self.line_offsets
+        made.runtime, made.concat = PIECES, PIECES.concat
+        made.filters = self.filters | _tag_filters(PIECES.names)
+        return made
+
+    # positions
+
+    def _tokenize(
+        self, source: str, name: str | None, filename: str | None = None, state: str | None = None
+    ) -> TokenStream:
+        source = self.preprocess(source, name, filename).replace("\r\n", "\n").replace("\r", "\n")
+        tokens = self._positioned(source, name, filename, state)
+        stream = TokenStream(self.lexer.wrap(tokens, name, filename), name, filename)
+        for extension in self.iter_extensions():
+            filtered = extension.filter_stream(stream)
+            stream = filtered if isinstance(filtered, TokenStream) else TokenStream(filtered, name, filename)
+        return stream
+
+    def _positioned(
+        self, source: str, name: str | None, filename: str | None, state: str | None
+    ) -> Iterator[tuple[int, str, str]]:
+        """The lexer's tokens, each with the line in the file, header included, and its column."""
+        offset = self.line_offsets.get(name or "", 0)
+        at = 0
+        try:
+            for line, kind, value in self.lexer.tokeniter(source, name, filename, state):
+                found = source.find(value, at) if value else at
+                found = at if found < 0 else found
+                position = Pos(line + offset)
+                position.col = found - source.rfind("\n", 0, found)
+                at = found + len(value)
+                yield position, kind, value
+        except TemplateSyntaxError as error:
+            error.lineno += offset
+            raise
+
+    # attributes, calls and operators
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """``obj.name``: of a mapping its item and never a method; of a value what its type allows."""
+        if type(obj) is dict or isinstance(obj, Mapping):
+            return self._item(cast("Mapping[str, Any]", obj), attribute)
+        allowed = allowed_attributes(obj)
+        if allowed is None:
+            return super().getattr(obj, attribute)
+        if isinstance(obj, str):
+            if attribute == "format":
+                return self._format_of(obj)
+            if (method := bounded_method(obj, attribute)) is not None:
+                return method
+        if attribute in allowed:
+            return getattr(obj, attribute)
+        return self._no_attribute(obj, attribute, allowed)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``obj[key]``: an item, else for a text key what ``obj.key`` gives."""
+        if type(obj) is dict or isinstance(obj, Mapping):
+            return self._item(cast("Mapping[Any, Any]", obj), argument)
+        if allowed_attributes(obj) is None:
+            return super().getitem(obj, argument)
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            return self.getattr(obj, argument) if isinstance(argument, str) else self.undefined(obj=obj, name=argument)
+
+    def _item(self, obj: Mapping[Any, Any], key: Any) -> Any:
+        try:
+            return obj[key]
+        except (LookupError, TypeError):
+            hint = "; to loop over the items use the filter items" if key == "items" else ""
+            return self.undefined(f"there is no item {str(key)!r}{hint}", obj=obj, name=key)
+
+    def _no_attribute(self, obj: Any, name: str, allowed: Iterable[str]) -> Any:
+        kind = "text" if isinstance(obj, str) else type(obj).__name__
+        return self.undefined(f"a {kind} has no .{name} in a prompt{did_you_mean(name, allowed)}", obj=obj, name=name)
+
+    def _format_of(self, written: str) -> Callable[..., str]:
+        if not isinstance(written, Markup):
+            raise RenderError("a value is no format: only text that you wrote may stand before .format")
+        return lambda *args, **kwargs: Text(
+            ValueFormatter(self, escape=Text.escape).vformat(str(written), args, kwargs)
+        )
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
+        """The operators that can make much out of little."""
+        if operator == "%":
+            return percent_format(left, right) if isinstance(left, str) else left % right
+        check_operands(operator, left, right)
+        return OPERATORS[operator](left, right)
+
+    def call_filter(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A filter by a name that the template computes; never one of the tags'."""
+        if name in TAGS:
+            raise RenderError(f"unknown filter {name!r}")
+        return super().call_filter(name, *args, **kwargs)
+
+
+def _tag_filters(names: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    return {tag: names[tag[1:]] for tag in TAGS}
+
+
+# -- compiled prompts ------------------------------------------------------------------------------------------------
+
+
+class _Frozen(BaseLoader):
+    """The partials of one prompt, each read once, so that what was compiled and hashed is what renders."""
+
+    def __init__(self, base: BaseLoader) -> None:
+        self.base = base
+        self.sources: dict[str, tuple[str, str | None]] = {}
+
+    def get_source(self, environment: Any, template: str) -> tuple[str, str | None, None]:
+        if template not in self.sources:
+            if not template.startswith(f"{PARTIALS}/"):
+                raise TemplateNotFound(template)
+            source, path, _ = self.base.get_source(environment, template)
+            self.sources[template] = (source, path)
+        return *self.sources[template], None
+
+    def partials(self) -> list[str]:
+        """The names of the partials that there are."""
+        try:
+            return [name for name in self.base.list_templates() if name.startswith(f"{PARTIALS}/")]
+        except TypeError:
+            return []
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compiled:
+    """One prompt body, compiled.
+
+    ``names`` are what it, with its partials, reads from the context; ``attributes`` the constant attributes that it
+    reads from each (None among them when it uses the name in any other way); ``positions`` the first use of each
+    ``name`` and ``name.attribute`` as (file, line, column). ``sources`` are the texts of the partials by name.
+    """
+
+    names: frozenset[str]
+    attributes: Mapping[str, tuple[str | None, ...]]
+    positions: Mapping[str, tuple[str, int, int | None]]
+    uses_messages: bool
+    sources: Mapping[str, str]
+    name: str
+    path: str
+    body: str = field(repr=False)
+    _environment: PromptEnvironment = field(repr=False)
+    _template: Template = field(repr=False)
+    _globals: Mapping[str, Any] = field(repr=False)
+
+    def render(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The messages for these values: features, inputs, ``as_of``, entities as plain dicts.
+
+        Raises:
+            RenderError: the prompt cannot be rendered with these values.
+        """
+        try:
+            outside, messages = self._run(self._template, values)
+        except NeedsPieces:
+            return self._from_segments(values)
+        if not self.uses_messages:
+            messages = [("system", outside)]
+        elif written := outside.strip():
+            raise RenderError(f"{self.path}: {outside_text(written)}")
+        if any(has_control_token(content) for _, content in messages):
+            return self._from_segments(values)
+        return tuple([Message(role, str(content).strip()) for role, content in messages])
+
+    def segments(self, values: Mapping[str, Any]) -> tuple[tuple[str, tuple[Segment, ...]], ...]:
+        """Each message as its role and its segments; their joined text is what `render` gives.
+
+        Raises:
+            RenderError: the prompt cannot be rendered with these values.
+        """
+        outside, messages = self._run(self._pieces, values)
+        if not self.uses_messages:
+            messages = [("system", outside)]
+        elif written := outside.strip():
+            raise RenderError(f"{self.path}: {outside_text(written)}")
+        return tuple([(role, _settled(parts_of(content))) for role, content in messages])
+
+    def _from_segments(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        return tuple([Message(role, "".join([part.text for part in parts])) for role, parts in self.segments(values)])
+
+    @cached_property
+    def _pieces(self) -> Template:
+        return _template(self._environment.for_pieces(), self.body, self.name, self.path)
+
+    def _run(self, template: Template, values: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+        """The text outside messages, and the messages."""
+        environment = template.environment
+        state = Render()
+        token = RENDER.set(state)
+        try:
+            context = PromptRuntimeContext(
+                cast("PromptEnvironment", environment), {**self._globals, **values}, template.name, template.blocks
+            )
+            return environment.concat(template.root_render_func(context)), state.messages  # pyright: ignore[reportArgumentType]
+        except NeedsPieces:
+            raise
+        except Exception as error:
+            raise _translated(error, self.path) from error
+        finally:
+            RENDER.reset(token)
+
+
+def _settled(parts: Parts) -> tuple[Segment, ...]:
+    return merged(defused(stripped(parts)))
+
+
+def make_environment(prompts_folder: Path) -> PromptEnvironment:
+    """The environment for the prompts in a folder, whose partials are in its ``_shared/``."""
+    return PromptEnvironment(FileSystemLoader(prompts_folder))
+
+
+def compile_prompt(env: PromptEnvironment, body: str, *, name: str, path: str, line_offset: int) -> Compiled:
+    """Compile the body of a prompt file with all partials it uses; ``line_offset`` is the number of lines before it.
+
+    Raises:
+        PromptError: the body, or a partial, cannot be right; with file, line and column.
+    """
+    loader = _Frozen(cast("BaseLoader", env.loader))
+    own = env.with_loader(loader)
+    own.line_offsets[name] = line_offset
+    try:
+        template = _template(own, body, name, path)
+        _load_partials(own, loader, name)
+    except TemplateSyntaxError as error:
+        raise PromptError(
+            error.message or "a syntax error",
+            path=error.filename or path,
+            line=int(error.lineno),
+            column=column(error.lineno),
+        ) from None
+    except RecursionError:
+        raise PromptError("the template nests too deeply", path=path) from None
+    uses = _Uses(own, name).collect()
+    attributes: dict[str, dict[str | None, None]] = {}
+    positions: dict[str, tuple[str, int, int | None]] = {}
+    for file, use in uses:
+        attributes.setdefault(use.name, {})[use.attribute] = None
+        keys = (use.name,) if use.attribute is None else (use.name, f"{use.name}.{use.attribute}")
+        for key in keys:
+            positions.setdefault(key, (file, int(use.line), column(use.line)))
+    names = frozenset(attributes) - own.globals.keys()
+    return Compiled(
+        names=names,
+        attributes={key: tuple(read) for key, read in attributes.items() if key in names},
+        positions={key: where for key, where in positions.items() if key.split(".", 1)[0] in names},
+        uses_messages=any(analysis.uses_messages for analysis in own.analyses.values()),
+        sources={key: source for key, (source, _) in sorted(loader.sources.items())},
+        name=name,
+        path=path,
+        body=body,
+        _environment=own,
+        _template=template,
+        _globals=dict(own.globals)
+        if loader.sources
+        else {key: own.globals[key] for key in own.globals.keys() & attributes.keys()},
+    )
+
+
+def _template(environment: PromptEnvironment, body: str, name: str, path: str) -> Template:
+    try:
+        code = environment.compile(body, name, path)
+    except SyntaxError as error:  # what Jinja lets through and Python does not
+        raise PromptError(f"the template cannot be compiled: {error.msg}", path=path) from None
+    return environment.template_class.from_code(environment, code, environment.make_globals(None))
+
+
+def _load_partials(environment: PromptEnvironment, loader: _Frozen, name: str) -> None:
+    """Compile each partial that the template uses, directly or through others."""
+    todo, seen = [name], {name}
+    while todo:
+        analysis = environment.analyses[todo.pop()]
+        for reference in analysis.references:
+            if reference.name in seen:
+                continue
+            seen.add(reference.name)
+            try:
+                environment.get_template(reference.name)
+            except TemplateNotFound:
+                if reference.optional:
+                    continue
+                known = loader.partials()
+                raise PromptError(
+                    f"there is no partial {reference.name!r}{did_you_mean(reference.name, known)}",
+                    path=analysis.path, line=int(reference.line), column=column(reference.line),
+                ) from None  # fmt: skip
+            todo.append(reference.name)
+
+
+class _Uses:
+    """The readings from the context of a template with its partials, in order of files and lines."""
+
+    def __init__(self, environment: PromptEnvironment, name: str) -> None:
+        self.analyses, self.name, self.globals = environment.analyses, name, environment.globals
+
+    def collect(self) -> list[tuple[str, Use]]:
+        """Each use, with its file."""
+        return self._of(self.name, frozenset(), ())
+
+    def _of(self, name: str, provided: frozenset[str], path: tuple[str, ...]) -> list[tuple[str, Use]]:
+        if name in path or name not in self.analyses:
+            return []
+        chain = self._chain(name)
+        assigned = frozenset[str]().union(*[self.analyses[one].assigned for one in chain])
+        found: list[tuple[str, Use]] = []
+        for one in chain:
+            analysis = self.analyses[one]
+            known = provided if one == name else provided | self.analyses[name].assigned
+            uses = sorted(analysis.uses, key=lambda use: (int(use.line), column(use.line) or 0))
+            found += [
+                (analysis.path, use)
+                for use in uses
+                if use.name not in known and not (use.in_block and use.name in assigned)
+            ]
+            for reference in analysis.references:
+                if reference.kind != "extends":
+                    found += self._referred(analysis, reference, known, (*path, name))
+        return found
+
+    def _chain(self, name: str) -> list[str]:
+        """The template and what it extends, up to the last."""
+        chain = [name]
+        while parent := next((one.name for one in self.analyses[chain[-1]].references if one.kind == "extends"), None):
+            if parent in chain or parent not in self.analyses:
+                break
+            chain.append(parent)
+        return chain
+
+    def _referred(
+        self, analysis: Analysis, reference: Reference, provided: frozenset[str], path: tuple[str, ...]
+    ) -> list[tuple[str, Use]]:
+        if reference.sees_context:
+            return self._of(reference.name, provided | reference.provided, path)
+        blind = [use for _, use in self._of(reference.name, frozenset(), path) if use.name not in self.globals]
+        if blind:
+            raise PromptError(
+                f"{reference.name} reads {blind[0].name!r}, which it cannot see: write 'with context' after the "
+                f"{reference.kind}, or pass it to the macro as an argument",
+                path=analysis.path, line=int(reference.line), column=column(reference.line),
+            )  # fmt: skip
+        return []
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _translated(error: Exception, path: str) -> RenderError:
+    """Any error of a render as ours, with the place in the template where it is known."""
+    where = _place(error.__traceback__) or path
+    if isinstance(error, RecursionError):
+        said = "the template calls itself too deeply"
+    elif isinstance(error, LLMFeaturesError) or type(error).__module__.startswith("jinja2"):
+        said = str(error)
+    else:
+        said = f"{error} ({type(error).__name__})"
+    return RenderError(f"{where}: {said}")
+
+
+def _place(traceback: TracebackType | None) -> str:
+    place = ""
+    while traceback is not None:
+        template = traceback.tb_frame.f_globals.get("__jinja_template__")
+        if isinstance(template, Template):
+            place = f"{template.filename}:{template.get_corresponding_lineno(traceback.tb_lineno)}"
+        traceback = traceback.tb_next
+    return place

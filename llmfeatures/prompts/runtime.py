@@ -1,0 +1,444 @@
+"""What compiled templates call while they render: finished text, printing, loops, messages and fences.
+
+A template is compiled against one of two sets of these functions. `TEXT` makes strings and is fast. `PIECES` makes
+the same strings and remembers of which segments each consists. Everything that one render shares is in a `Render`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from itertools import pairwise
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType
+from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex, cast
+
+from jinja2.runtime import LoopContext, Macro, Undefined
+from markupsafe import Markup
+
+from llmfeatures.errors import InvalidValueError, RenderError
+from llmfeatures.prompts.escape import CONTROL_TOKEN, escape, has_control_token, is_plain
+from llmfeatures.types import text
+
+ROLES = ("system", "developer", "user", "assistant")
+MAX_LOOPS = 100_000
+MAX_OUTPUT = 10_000_000
+
+_KEEP_LINES = frozenset({"user", "assistant"})
+_SHORT = 1000  # a piece up to this length is not counted when it is printed, only when it is joined
+
+
+class Segment(NamedTuple):
+    """A piece of a message, and where it came from."""
+
+    kind: Literal["literal", "value", "section", "cache_break", "fence"]
+    text: str
+
+
+Parts = tuple[Segment, ...]
+CACHE_BREAK = Segment("cache_break", "")
+
+
+class Message(NamedTuple):
+    """A message of a prompt."""
+
+    role: str
+    content: str
+
+
+class NeedsPieces(Exception):  # noqa: N818
+    """A rule depends on who wrote which part of a text: the render starts again with `PIECES`."""
+
+
+class Render:
+    """What one render shares with all templates that take part in it."""
+
+    __slots__ = ("fences", "loops", "messages", "modules", "printed", "role")
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, str]] = []
+        self.role: str | None = None
+        self.fences = 0
+        self.loops = MAX_LOOPS
+        self.printed = 0
+        self.modules: dict[str | None, Any] = {}
+
+    @property
+    def keep_lines(self) -> bool:
+        """Whether a value that is printed now keeps its line breaks."""
+        return self.fences > 0 or self.role in _KEEP_LINES
+
+
+RENDER: ContextVar[Render] = ContextVar("llmfeatures_render")
+
+
+# -- finished text ---------------------------------------------------------------------------------------------------
+
+
+class Text(Markup):
+    """Finished text: nothing escapes it again. Whatever joins it is escaped by our rules, and the result is finished.
+
+    ``parts`` are the segments of it; an operation that does not know them gives a text without, which counts as one
+    value.
+    """
+
+    __slots__ = ("parts",)
+    parts: Parts
+
+    @classmethod
+    def of(cls, parts: Parts) -> Self:
+        """The text that the segments make together."""
+        made = cls("".join([part.text for part in parts]))
+        made.parts = parts
+        return made
+
+    @classmethod
+    def escape(cls, s: Any, /) -> Self:
+        """The finished text of any value."""
+        return cast("Self", finished(print_value(s)))
+
+    def join(self, iterable: Iterable[Any], /) -> Self:
+        """The items, each escaped, with this text between them."""
+        return cast("Self", join_text(self, iterable))
+
+    def __add__(self, value: Any, /) -> Self:
+        if isinstance(value, str):
+            return cast("Self", join_text("", (self, value)))
+        return NotImplemented
+
+    def __radd__(self, value: Any, /) -> Self:
+        if isinstance(value, str):
+            return cast("Self", join_text("", (value, self)))
+        return NotImplemented
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> Self:
+        """As of str; what comes in is escaped."""
+        new = self.escape(new)
+        bound(len(self) + (len(new) - len(old)) * str.count(self, old))
+        return super().replace(old, new, count)
+
+
+def literal(written: str) -> Text:
+    """Finished text that the author wrote."""
+    return Text.of((Segment("literal", written),))
+
+
+def finished(value: str) -> Text:
+    """The value as `Text`, which its caller knows to be escaped."""
+    return value if type(value) is Text else Text(value)
+
+
+def parts_of(piece: str) -> Parts:
+    """The segments of a piece that a template yields; its plain strings are the author's."""
+    if type(piece) is str:
+        return (Segment("literal", piece),)
+    return getattr(piece, "parts", None) or (Segment("value", str(piece)),)
+
+
+def join_text(separator: str, items: Iterable[Any]) -> Text:
+    """The items, each printed, with the separator between them; the segments are kept when some are known."""
+    pieces: list[str] = []
+    total = 0
+    for item in items:
+        if separator and pieces:
+            pieces.append(separator)
+        piece = print_value(item)
+        pieces.append(piece if type(piece) is Text else Text(piece))
+        total += len(piece) + len(separator)
+        if total > MAX_OUTPUT:
+            bound(total)
+    if any(hasattr(piece, "parts") for piece in pieces):
+        return Text.of(tuple([part for piece in pieces for part in parts_of(piece)]))
+    return Text("".join(pieces))
+
+
+def bound(length: int) -> None:
+    """Refuse to make a text, or list, of this length."""
+    if length > MAX_OUTPUT:
+        raise RenderError(f"the output would be longer than {MAX_OUTPUT:_} characters")
+
+
+# -- printing --------------------------------------------------------------------------------------------------------
+
+
+def print_value(value: Any, what: str = "") -> str:
+    """What a template prints for a value: escaped, unless it is finished. ``what`` is the expression it is from."""
+    if type(value) is str and len(value) <= _SHORT and is_plain(value):
+        return value
+    if value is None:
+        raise RenderError(
+            f"{what or 'an expression'} is None, and None is never printed: guard it with "
+            f"{{% if {what or 'x'} is not none %}} or give it a text with the filter or_else(...)"
+        )
+    if isinstance(value, str):
+        return _print_text(value)
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()  # pyright: ignore[reportPrivateUsage]
+    if hasattr(cast("object", type(value)), "__html__"):
+        return _print_text(Text(value.__html__()))
+    try:
+        return _print_text(text(value))
+    except InvalidValueError as error:
+        said = _described(value)
+        raise RenderError(f"{what or 'an expression'} is {said}" if said else f"{what}: {error}".lstrip(": ")) from None
+
+
+def print_piece(value: Any, what: str = "") -> Text:
+    """`print_value`, with the segments of what is printed."""
+    printed = print_value(value, what)
+    if type(printed) is Text and hasattr(printed, "parts"):
+        return printed
+    return Text.of((Segment("value", str(printed)),))
+
+
+def _print_text(value: str) -> str:
+    if not isinstance(value, Markup):
+        state = RENDER.get(None)
+        value = escape(str(value), keep_lines=state is not None and state.keep_lines)
+    if len(value) > _SHORT and (state := RENDER.get(None)) is not None:
+        state.printed += len(value)
+        bound(state.printed)
+    return value
+
+
+def _described(value: Any) -> str:
+    match value:
+        case MethodType() | BuiltinFunctionType():
+            owner = getattr(value, "__self__", None)
+            return f"a method: .{value.__name__} of a {_kind(owner)} is not a value; call it with ()"
+        case Macro():
+            return f"a macro; call it: {value.name}(...)"
+        case FunctionType() | type():
+            return f"a function, not a value; call {value.__name__} with ()"
+        case GeneratorType():
+            return "a series of values; end it with the filter list or join"
+        case _:
+            return ""
+
+
+def _kind(value: Any) -> str:
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+# -- loops -----------------------------------------------------------------------------------------------------------
+
+
+def counted(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, each taken from what this render may still loop over."""
+    state = RENDER.get()
+    for item in items:
+        state.loops -= 1
+        if state.loops < 0:
+            raise RenderError(f"the loops of this prompt run more than {MAX_LOOPS:_} times")
+        yield item
+
+
+class Loop(LoopContext):
+    """``loop``; the inner rounds of a recursive one are counted too (the compiler counts the outer)."""
+
+    def __init__(self, iterable: Iterable[Any], undefined: Any, recurse: Any = None, depth0: int = 0) -> None:
+        super().__init__(counted(iterable) if depth0 else iterable, undefined, recurse, depth0)
+
+
+class FinishedMacro(Macro):
+    """A macro: what it prints is finished text."""
+
+    def _invoke(self, arguments: list[Any], autoescape: bool) -> str:  # noqa: ARG002
+        return finished(self._func(*arguments))
+
+
+# -- messages, fences, cache breaks ----------------------------------------------------------------------------------
+
+
+def begin_message(role: str) -> None:
+    """Open a message: it sets how values keep their lines."""
+    state = RENDER.get()
+    if state.role is not None:
+        raise RenderError(f"a {role} message inside a {state.role} message: messages do not nest")
+    if state.fences:
+        raise RenderError(f"a {role} message inside a data block")
+    state.role = str(role)
+
+
+def end_message(content: str, role: str) -> str:  # noqa: ARG001
+    """Close the message and collect it; nothing is printed in its place."""
+    state = RENDER.get()
+    assert state.role is not None
+    state.messages.append((state.role, content))
+    state.role = None
+    return ""
+
+
+def begin_data(_: None) -> None:
+    """Open a fence: inside it values keep their lines."""
+    RENDER.get().fences += 1
+
+
+def end_data(content: Text) -> str:
+    """The content in a fence that it cannot forge; inside another fence, just the content."""
+    if has_control_token(content):
+        raise NeedsPieces
+    start, end = _without_blank_lines(content)
+    inner = content[start:end]
+    if not _close_fence():
+        return inner
+    opening, closing = fence(inner)
+    return Text(f"{opening}{inner}{closing}")
+
+
+def end_data_pieces(content: Text) -> Text:
+    """`end_data`, with segments."""
+    parts = defused(parts_of(content))
+    inner = cut(parts, *_without_blank_lines("".join([part.text for part in parts])))
+    if not _close_fence():
+        return Text.of(inner)
+    opening, closing = fence("".join([part.text for part in inner]))
+    return Text.of((Segment("fence", opening), *inner, Segment("fence", closing)))
+
+
+def fence(content: str) -> tuple[str, str]:
+    """The delimiters of a fence around this text: a hash that is not in it, the same whenever the text is."""
+    data = content.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    while digest in content:
+        digest = hashlib.sha256(digest.encode() + data).hexdigest()[:12]
+    return f"<data-{digest}>\n", f"\n</data-{digest}>"
+
+
+def _close_fence() -> bool:
+    state = RENDER.get()
+    state.fences -= 1
+    return state.fences == 0
+
+
+def _without_blank_lines(content: str) -> tuple[int, int]:
+    body = content.strip()
+    if not body:
+        return 0, 0
+    first = len(content) - len(content.lstrip())
+    end = content.find("\n", first + len(body))
+    return content.rfind("\n", 0, first) + 1, len(content) if end < 0 else end
+
+
+def cache_break(_: str) -> Text:
+    """Where a provider's cache may end: no text, but a segment."""
+    return Text.of((CACHE_BREAK,))
+
+
+# -- segments --------------------------------------------------------------------------------------------------------
+
+
+def cut(parts: Parts, start: int, end: int) -> Parts:
+    """The segments of the text from ``start`` to ``end``."""
+    kept: list[Segment] = []
+    at = 0
+    for kind, piece in parts:
+        inner = piece[max(start - at, 0) : max(end - at, 0)]
+        if inner or kind == "cache_break":
+            kept.append(Segment(kind, inner))
+        at += len(piece)
+    return tuple(kept)
+
+
+def merged(parts: Parts) -> Parts:
+    """The segments with neighbouring literals as one, and without empty ones."""
+    kept: list[tuple[Any, list[str]]] = []
+    for kind, piece in parts:
+        if kind == "literal" and kept and kept[-1][0] == "literal":
+            kept[-1][1].append(piece)
+        elif piece or kind == "cache_break":
+            kept.append((kind, [piece]))
+    return tuple([Segment(kind, "".join(pieces)) for kind, pieces in kept])
+
+
+def defused(parts: Parts) -> Parts:
+    """The segments, with each whole chat-control token defused that the author did not write himself.
+
+    Values are escaped one by one, so such a token is one that values, or a value and a literal, make together.
+    """
+    parts = merged(parts)
+    whole = "".join([part.text for part in parts])
+    matches = [match.span() for match in CONTROL_TOKEN.finditer(whole)]
+    if not matches:
+        return parts
+    made: list[Segment] = []
+    at = 0
+    for kind, piece in parts:
+        end = at + len(piece)
+        while matches and matches[0][0] < at:
+            matches.pop(0)
+        cuts: list[int] = []
+        for first, last in matches:
+            if first >= end:
+                break
+            if kind != "literal" or last > end:
+                cuts.append(first + 1 - at)
+        edges = [0, *cuts, len(piece)]
+        made.append(Segment(kind, " ".join([piece[one:two] for one, two in pairwise(edges)])))
+        at = end
+    return tuple(made)
+
+
+def stripped(parts: Parts) -> Parts:
+    """The segments of the text without white space at both ends."""
+    whole = "".join([part.text for part in parts])
+    start = len(whole) - len(whole.lstrip())
+    return cut(parts, start, max(len(whole.rstrip()), start))
+
+
+# -- the two sets ----------------------------------------------------------------------------------------------------
+
+
+def concat(pieces: Iterable[str]) -> str:
+    """One string of what a template yields."""
+    pieces = list(pieces)
+    bound(sum(map(len, pieces)))
+    return "".join(pieces)
+
+
+def concat_pieces(pieces: Iterable[str]) -> Text:
+    """`concat`, with segments."""
+    pieces = list(pieces)
+    bound(sum(map(len, pieces)))
+    return Text.of(tuple([part for piece in pieces for part in parts_of(piece)]))
+
+
+def join_values(values: Iterable[Any]) -> Text:
+    """The operator ``~``."""
+    return Text(concat([print_value(value) for value in values]))
+
+
+def join_value_pieces(values: Iterable[Any]) -> Text:
+    """`join_values`, with segments."""
+    return concat_pieces([print_piece(value) for value in values])
+
+
+class TEXT:
+    """The names that a compiled template uses, for rendering text."""
+
+    names: ClassVar[dict[str, Callable[..., Any]]] = {
+        "LoopContext": Loop,
+        "Macro": FinishedMacro,
+        "Markup": finished,
+        "counted": counted,
+        "literal": literal,
+        "markup_join": join_values,
+        "print_value": print_value,
+        "begin_message": begin_message,
+        "end_message": end_message,
+        "begin_data": begin_data,
+        "end_data": end_data,
+        "cache_break": cache_break,
+    }
+    concat = staticmethod(concat)
+
+
+class PIECES:
+    """The names that a compiled template uses, for rendering segments."""
+
+    names: ClassVar[dict[str, Callable[..., Any]]] = TEXT.names | {
+        "markup_join": join_value_pieces,
+        "print_value": print_piece,
+        "end_data": end_data_pieces,
+    }
+    concat = staticmethod(concat_pieces)

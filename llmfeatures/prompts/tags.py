@@ -1,0 +1,101 @@
+"""The tags of prompt files, as Jinja nodes: ``message``, ``data``, ``cache_break`` and ``section``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+from llmfeatures.errors import NotAvailableYetError
+from llmfeatures.prompts.runtime import ROLES
+
+
+class Pos(int):
+    """A line number that knows its column; Jinja carries it through as ``lineno``."""
+
+    col: int | None = None
+
+
+def column(line: int | None) -> int | None:
+    """The column of a line number from a token, from 1."""
+    return getattr(line, "col", None)
+
+
+BEGIN_MESSAGE, END_MESSAGE = "%begin_message", "%end_message"
+TAGS: Final = frozenset({BEGIN_MESSAGE, END_MESSAGE, "%begin_data", "%end_data", "%cache_break"})
+"""Filters that only the tags' generated code can name."""
+
+
+class PromptTags(Extension):
+    """``message``, ``data``, ``cache_break`` and ``section``."""
+
+    tags = {"message", "data", "cache_break", "section"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        tag = next(parser.stream)
+        match tag.value:
+            case "message":
+                return self._message(parser, tag.lineno)
+            case "data":
+                return self._data(parser, tag.lineno)
+            case "cache_break":
+                call = _filter(nodes.Const("", lineno=tag.lineno), "%cache_break", tag.lineno)
+                return nodes.Output([call], lineno=tag.lineno)
+            case _:
+                raise NotAvailableYetError(
+                    "sections come with budgets, in a later version; remove the section tag for now",
+                    path=parser.filename or "", line=int(tag.lineno), column=column(tag.lineno),
+                )  # fmt: skip
+
+    def _message(self, parser: Parser, line: int) -> nodes.Node:
+        token = parser.stream.current
+        if token.type != "string" or token.value not in ROLES:
+            written = repr(token.value) if token.type == "string" else "no literal"
+            parser.fail(f"a message's role is one of {', '.join(map(repr, ROLES))}; this is {written}", token.lineno)
+        next(parser.stream)
+        body = parser.parse_statements(("name:endmessage",), drop_needle=True)
+        _refuse_jumps(parser, "message", body)
+        _refuse_message(parser, body, "messages do not nest: close the one before it with {% endmessage %}")
+        return _captured(body, BEGIN_MESSAGE, END_MESSAGE, token.value, line)
+
+    def _data(self, parser: Parser, line: int) -> nodes.Node | list[nodes.Node]:
+        body = parser.parse_statements(("name:enddata",), drop_needle=True)
+        _refuse_jumps(parser, "data", body)
+        _refuse_message(parser, body, "a message cannot be inside a data block")
+        captured = _captured(body, "%begin_data", "%end_data", None, line)
+        if parser.stream.current.value != "%}\n":
+            return captured
+        # trim_blocks took the line break after the tag, which would glue what follows to the fence
+        return [captured, nodes.Output([nodes.TemplateData("\n", lineno=line)], lineno=line)]
+
+
+def _filter(node: nodes.Expr | None, name: str, line: int, *args: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=line)
+
+
+def _captured(body: list[nodes.Node], begin: str, end: str, argument: str | None, line: int) -> nodes.Scope:
+    """``begin(argument)``, then what ``end`` makes of the rendered body."""
+    constant = nodes.Const(argument, lineno=line)
+    opening = nodes.ExprStmt(_filter(constant, begin, line), lineno=line)
+    arguments = [] if argument is None else [constant]
+    return nodes.Scope(
+        [opening, nodes.FilterBlock(body, _filter(None, end, line, *arguments), lineno=line)], lineno=line
+    )
+
+
+def _refuse_message(parser: Parser, body: list[nodes.Node], message: str) -> None:
+    for opening in nodes.Template(body).find_all(nodes.ExprStmt):
+        if isinstance(opening.node, nodes.Filter) and opening.node.name == BEGIN_MESSAGE:
+            parser.fail(message, opening.lineno)
+
+
+def _refuse_jumps(parser: Parser, tag: str, body: Iterable[nodes.Node]) -> None:
+    """A break or continue must not leave the block half done."""
+    for node in body:
+        if isinstance(node, (nodes.Break, nodes.Continue)):
+            parser.fail(f"a {type(node).__name__.lower()} cannot leave a {tag} block", node.lineno)
+        if not isinstance(node, (nodes.For, nodes.Expr)):
+            _refuse_jumps(parser, tag, node.iter_child_nodes())
