@@ -244,7 +244,7 @@ def context_from(fields: dict[str, Any]) -> PromptContext:
 
 def prompt_id(messages: Sequence[tuple[str, str]]) -> str:
     """SHA-256, in hex, of the compact UTF-8 JSON ``[[role, content], ...]``."""
-    return hashlib.sha256(orjson.dumps(messages)).hexdigest()
+    return hashlib.sha256(orjson.dumps([(role, content) for role, content in messages])).hexdigest()
 
 
 def _typed(dtype: DType, value: Any) -> Any:

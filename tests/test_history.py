@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmfeatures import Project
+from llmfeatures import history as history_module
 from llmfeatures.errors import RequestError, SpineError
 from tests.projects import MOMENT, NOW, at, make_project, segment, watched
 
@@ -119,7 +120,7 @@ def test_canonical_parquet_and_chat_jsonl(project: Project, tmp_path: Path) -> N
     written = pq.read_table(path)
     assert written.num_rows == 7
     assert written.schema.metadata[b"llmfeatures.format"] == b"1"
-    assert duckdb.sql(f"SELECT count(messages), count(DISTINCT id) FROM '{path}'").fetchone() == (6, 7)
+    assert duckdb.sql(f"SELECT count(messages), count(DISTINCT id) FROM '{path}'").fetchall() == [(6, 7)]
 
     project.history("home", table).write(tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -138,19 +139,30 @@ def test_canonical_parquet_and_chat_jsonl(project: Project, tmp_path: Path) -> N
         project.history("home", table).write(tmp_path / "absent" / "out.parquet")
 
 
-def test_a_failed_write_leaves_what_was_there(project: Project, tmp_path: Path) -> None:
+def test_a_write_that_is_interrupted_leaves_what_was_there(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "out.parquet"
     path.write_text("what was there")
-    history = project.history("home", pa.RecordBatchReader.from_batches(spine().schema, _broken(spine())))
-    with pytest.raises(Exception, match="torn"):
-        history.write(path)
+    batches = 0
+    inner = history_module._Rows.batch
+
+    def batch(self: Any, joined: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches > 1:
+            raise KeyboardInterrupt
+        return inner(self, joined)
+
+    monkeypatch.setattr(history_module._Rows, "batch", batch)
+    many = pa.concat_tables([spine()] * 10_000)
+    for name in ("out.parquet", "out.jsonl"):
+        batches = 0
+        with pytest.raises(KeyboardInterrupt):
+            project.history("home", many).write(tmp_path / name)
     assert path.read_text() == "what was there"
+    assert sorted(one.name for one in tmp_path.glob("*out*")) == ["out.parquet"]
     assert [one.name for one in tmp_path.iterdir() if one.name.endswith(".part")] == []
-
-
-def _broken(table: pa.Table) -> Any:
-    yield table.to_batches()[0]
-    raise OSError("torn")
 
 
 def test_every_kind_of_spine_gives_the_same(project: Project, tmp_path: Path) -> None:
