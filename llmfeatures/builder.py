@@ -463,7 +463,7 @@ def seconds(timeout: Timeout) -> float | None:
     if timeout is None:
         return None
     try:
-        seconds = timeout if isinstance(timeout, (int, float)) else parse_duration(timeout).totalseconds()
+        seconds = timeout if isinstance(timeout, (int, float)) else parse_duration(timeout).total_seconds()
     except ConfigError as error:
         raise RequestError(f"timeout: {error}") from None
     if seconds <= 0:

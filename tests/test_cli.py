@@ -21,6 +21,7 @@ import pytest
 from llmfeatures.cli import worddiff
 from llmfeatures.cli.app import run
 from llmfeatures.cli.context import placeholder
+from llmfeatures.context import PromptContext
 from llmfeatures.coverage import coverage
 from llmfeatures.project import Project
 from llmfeatures.types import parse_dtype
@@ -195,7 +196,7 @@ def test_init_keeps_what_gitignore_says(cli: Cli, tmp_path: Path) -> None:
 def test_list_features(cli: Cli, project: Path) -> None:
     ran = cli("list", "--project", project)
     lines = ran.out.splitlines()
-    assert lines[0].split() == "feature dtype view / entity description sample present prompts".split()
+    assert re.sub(" +", " ", lines[0]) == "feature dtype view / entity description sample present prompts"
     assert re.search(r"^segment +str +segment / user +power +67% +home, support/answer$", lines[1])
     assert re.search(r"^watched +int +activity / user +5 +67% +home, support/answer$", lines[2])
     assert all(line == line.rstrip() for line in lines)
@@ -318,14 +319,15 @@ def test_context_of_several_messages(cli: Cli, filled: Path) -> None:
     ran = cli("context", "support/answer", "user_id=a", "question=What is new?", "--project", filled)
     assert ran.out == "[system]\npower watched 47\n\n[user]\nWhat is new?\n"
     with_user = cli("context", "home", "user_id=a", "--user", "Hello", "--json", "--project", filled).data
-    assert [one["role"] for one in with_user["messages"]] == ["system", "user"]
+    assert [one["role"] for one in with_user["chat"]["messages"]] == ["system", "user"]
+    assert PromptContext.model_validate(cli("context", "home", "user_id=a", "--json", "--project", filled).data)
     assert with_user["features"]["watched"]["value"] == 47
 
 
 def test_context_as_of_and_explained(cli: Cli, project: Path) -> None:
     ran = cli("context", "home", "user_id=a", "--as-of", "2026-05-02", "--explain", "--project", project)
     assert ran.out.startswith("Viewer: casual, watched 22 titles.")
-    assert "segment: present, 11h old, from view segment" in ran.out
+    assert "segment: present, 12h old, from view segment" in ran.out
 
 
 def test_context_diff_marks_the_changed_words(cli: Cli, filled: Path) -> None:
@@ -557,7 +559,7 @@ def test_a_terminal_gets_colours_and_a_fitting_table(filled: Path) -> None:
     assert "[-casual-]" in terminal(arguments, NO_COLOR="1")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal(["list", "--project", filled]))
     assert max(map(len, plain.splitlines())) <= 100
-    assert "─" in plain
+    assert [line.split()[0] for line in plain.splitlines()] == ["feature", "segment", "watched"]
 
 
 def test_a_value_never_drives_the_terminal(cli: Cli, tmp_path: Path) -> None:

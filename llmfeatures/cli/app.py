@@ -1,0 +1,119 @@
+"""The verbs, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from llmfeatures.cli import check, context, demo, features, history, init, listing, materialize, terminal
+from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError, UnknownNameError
+
+FOUND_PROBLEMS, BAD_USAGE, INTERRUPTED = 1, 2, 130
+_USAGE_ERRORS: Any = typer.BadParameter.__base__  # its name differs between versions of typer
+_BAD_USAGE = (RequestError, UnknownNameError, ConfigError)
+
+app = typer.Typer(
+    name="llmfeatures",
+    help="Typed, fresh facts about a user in an LLM's prompt, and the exact prompt of any moment in history.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llmfeatures.version import __version__
+
+        terminal.write(f"llmfeatures {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(  # pyright: ignore[reportUnusedFunction]
+    call: typer.Context,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    if call.invoked_subcommand is None:
+        terminal.write(call.get_help())
+        raise typer.Exit(BAD_USAGE)
+
+
+def _verb(name: str, function: Callable[..., None], *examples: str) -> None:
+    shown = "\n".join(f"  llmfeatures {one}".rstrip() for one in examples)
+    app.command(name, epilog=f"\b\nExample:\n{shown}")(function)
+
+
+_verb("init", init.init, "init my-project", "init")
+_verb("demo", demo.demo, "demo", "demo --redis redis://localhost:6379/0")
+_verb("list", listing.list_, "list", "list prompts", "list --json")
+_verb("check", check.check, "check", "check --project services/recommender --json")
+_verb("materialize", materialize.materialize, "materialize", "materialize segment activity --full")
+_verb(
+    "features",
+    features.features,
+    "features user_segment last_genre user_id=8a2f",
+    "features user_segment user_id=8a2f --as-of 2026-05-05T12:00Z",
+    'features status --row "tenant_id=1,user_id=2" --row "tenant_id=1,user_id=3"',
+)
+_verb(
+    "context",
+    context.context,
+    "context recommender user_id=8a2f",
+    'context support/answer user_id=8a2f question="What is new?"',
+    "context recommender user_id=8a2f --as-of 2026-05-05T12:00Z --diff",
+    "context recommender",
+)
+_verb(
+    "history",
+    history.history,
+    "history recommender --spine requests.parquet --out evals.jsonl",
+    "history recommender --spine requests.csv --out evals.parquet --clock event",
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Every error of the user's is one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        _escape_unknown(stream)
+    try:
+        result = app(list(arguments), prog_name="llmfeatures", standalone_mode=False)
+        sys.stdout.flush()
+    except _USAGE_ERRORS as error:
+        terminal.error(_usage(error))
+        return BAD_USAGE
+    except LLMFeaturesError as error:
+        terminal.error(str(error))
+        return BAD_USAGE if isinstance(error, _BAD_USAGE) else FOUND_PROBLEMS
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_broken_pipe()
+        return FOUND_PROBLEMS
+    except OSError as error:
+        terminal.error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return FOUND_PROBLEMS
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: Any) -> str:
+    call = error.ctx
+    hint = "" if call is None else f"; see {call.command_path} --help"
+    return f"{error.format_message().rstrip('.')}{hint}"
+
+
+def _escape_unknown(stream: TextIO) -> None:
+    """A character that the output's encoding lacks is escaped, and is no reason to fail."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _close_broken_pipe() -> None:
+    """Whoever read the output has left: let nothing try to flush to it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,243 @@
+"""``llmfeatures context``: a finished prompt: for somebody, for three examples, or now against a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from llmfeatures.cli import terminal
+from llmfeatures.cli.options import (
+    HERE,
+    AsOfOption,
+    ClockOption,
+    JsonOption,
+    NobodyOption,
+    ProjectOption,
+    clock_name,
+    parse_pairs,
+    split_pairs,
+    with_keys,
+)
+
+if TYPE_CHECKING:
+    from llmfeatures.builder import ContextBuilder
+    from llmfeatures.context import PromptContext
+    from llmfeatures.plan import PromptPlan
+    from llmfeatures.ports import ClockName
+    from llmfeatures.project import Project
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the options ask for."""
+
+    as_of: str | None
+    clock: str
+    explain: bool
+    user: str | None
+    as_json: bool
+
+
+def context(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's name.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=VALUE", help="Join keys and inputs; without a key, examples."),
+    ] = None,
+    nobody: NobodyOption = False,
+    as_of: AsOfOption = None,
+    clock: ClockOption = None,
+    diff: Annotated[bool, typer.Option("--diff", help="With --as-of: what changed between then and now.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say where each feature comes from.")] = False,
+    user: Annotated[str | None, typer.Option("--user", metavar="TEXT", help="Add a user message at the end.")] = None,
+    project: ProjectOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the finished prompt for somebody, now or as of a moment.
+
+    Without a join key it shows three examples: a typical entity, an unknown one, and one with nulls or missing values.
+    """
+    from llmfeatures.errors import RequestError
+    from llmfeatures.project import Project
+
+    words, written = split_pairs(pairs or [])
+    if words:
+        raise RequestError(f"{words[0]!r} is no NAME=VALUE; write join keys and inputs like user_id=8a2f")
+    if diff and as_of is None:
+        raise RequestError("--diff needs --as-of T, the moment to compare with")
+    wanted = Wanted(as_of=as_of, clock=clock_name(clock, as_of), explain=explain, user=user, as_json=as_json)
+    loaded = Project.load(project)
+    builder = loaded.builder()
+    plan = builder.plan(prompt)
+    given = parse_pairs(written, plan.parameters, f"prompt {prompt!r}")
+    keys = plan.features.parameters
+    if keys and not nobody and not any(name in given for name in keys):
+        if diff:
+            raise RequestError(f"--diff compares one prompt; give {next(iter(keys))}=VALUE, or --nobody")
+        show_examples(loaded, builder, plan, given, wanted)
+        return
+    values = with_keys(given, keys, nobody=nobody)
+    if diff:
+        show_diff(builder, prompt, values, wanted)
+    else:
+        show_one(build(builder, prompt, values, wanted), wanted)
+
+
+def build(builder: ContextBuilder, prompt: str, values: Mapping[str, Any], wanted: Wanted) -> PromptContext:
+    """The prompt that the options ask for."""
+    return builder.build_context(prompt, as_of=wanted.as_of, clock=wanted.clock, **values)
+
+
+def show_one(made: PromptContext, wanted: Wanted) -> None:
+    """One prompt: its text, or all of it as JSON."""
+    if wanted.as_json:
+        terminal.write_json(context_json(made, wanted))
+        return
+    terminal.write(prompt_text(made, wanted.user))
+    if wanted.explain:
+        terminal.write(f"\n{made.explain()}")
+    note_unavailable(made)
+
+
+def show_diff(builder: ContextBuilder, prompt: str, values: Mapping[str, Any], wanted: Wanted) -> None:
+    """The prompt as of the moment against the prompt now."""
+    then = build(builder, prompt, values, wanted)
+    now = builder.build_context(prompt, **values)
+    if wanted.as_json:
+        terminal.write_json({"then": context_json(then, wanted), "now": context_json(now, wanted)})
+        return
+    write_diff(then, now, wanted.user)
+    if wanted.explain:
+        terminal.write(f"\n{then.explain()}\n{now.explain()}")
+    note_unavailable(now)
+
+
+def write_diff(then: PromptContext, now: PromptContext, user: str | None = None) -> None:
+    """Both prompts, line by line, the changed words visible with and without colours."""
+    from llmfeatures.cli import worddiff
+    from llmfeatures.clock import iso
+
+    coloured = terminal.coloured()
+    if then.messages == now.messages:
+        terminal.note(f"the prompt of {iso(then.as_of)} is the same as now")
+    else:
+        terminal.write(f"--- {iso(then.as_of)}\n+++ {iso(now.as_of)}")
+    for line in worddiff.diff_lines(prompt_text(then, user), prompt_text(now, user)):
+        if coloured:
+            terminal.write_styled(worddiff.styled(line))
+        else:
+            terminal.write(worddiff.plain(line))
+
+
+def show_examples(
+    project: Project, builder: ContextBuilder, plan: PromptPlan, given: Mapping[str, Any], wanted: Wanted
+) -> None:
+    """The prompt for three examples; where it cannot be built, why."""
+    from llmfeatures.builder import moment
+    from llmfeatures.cli.users import three_examples
+
+    at = project.clock() if wanted.as_of is None else moment("--as-of", wanted.as_of)
+    examples = three_examples(project, plan.features, at, cast("ClockName", wanted.clock))
+    inputs = with_placeholders(plan, given)
+    made: list[dict[str, Any]] = []
+    for number, one in enumerate(examples):
+        if not wanted.as_json:
+            terminal.heading(f"{one.label}: {'there is none' if one.keys is None else terminal.keys_text(one.keys)}")
+        if one.keys is not None:
+            made.append(_show_example(builder, plan, {**one.keys, **inputs}, wanted, one.label))
+        if not wanted.as_json and number < len(examples) - 1:
+            terminal.write()
+    if wanted.as_json:
+        terminal.write_json(made)
+
+
+def _show_example(
+    builder: ContextBuilder, plan: PromptPlan, values: Mapping[str, Any], wanted: Wanted, label: str
+) -> dict[str, Any]:
+    from llmfeatures.errors import RenderError
+    from llmfeatures.types import json_value
+
+    shown: dict[str, Any] = {"example": label, "given": json_value(values), "context": None, "error": None}
+    try:
+        made = build(builder, plan.name, values, wanted)
+    except RenderError as error:
+        shown["error"] = str(error)
+        if not wanted.as_json:
+            terminal.write(f"no prompt: {' '.join(str(error).split())}")
+        return shown
+    shown["context"] = context_json(made, wanted)
+    if not wanted.as_json:
+        terminal.write(status_line(made))
+        show_one(made, wanted)
+    return shown
+
+
+def status_line(made: PromptContext) -> str:
+    """The status of each feature of a prompt."""
+    return ", ".join(f"{name} {found.status}" for name, found in made.features.items())
+
+
+def with_placeholders(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, with a visible placeholder of the right type for each that is required and not given."""
+    from llmfeatures.prompts.file import ABSENT
+
+    absent = {name: one for name, one in plan.inputs.items() if name not in given and one.default is ABSENT}
+    if absent:
+        terminal.note(f"placeholders stand for {', '.join(absent)}; give {next(iter(absent))}=VALUE for a real one")
+    return {
+        **{name: given[name] for name in plan.inputs if name in given},
+        **{name: placeholder(name, one.dtype, one.max_chars) for name, one in absent.items()},
+    }
+
+
+def placeholder(name: str, dtype: Any, max_chars: int | None = None) -> Any:
+    """A value of the dtype that can be told from a real one where the dtype allows it."""
+    made: Any
+    match dtype.kind:
+        case "str":
+            made = f"<{name}>"[:max_chars]
+        case "enum":
+            made = dtype.words[0]
+        case "list":
+            made = [placeholder(name, dtype.item)]
+        case "json":
+            made = {name: "<json>"}
+        case "timestamp":
+            made = "2000-01-01T00:00:00Z"
+        case "date":
+            made = "2000-01-01"
+        case "bool":
+            made = False
+        case _:
+            made = 0
+    return dtype.canonical(made)
+
+
+def note_unavailable(made: PromptContext) -> None:
+    """Say that features could not be read, and why."""
+    names = [name for name, found in made.features.items() if found.status == "unavailable"]
+    if names:
+        reason = made.manifest.problem or "the online store was never filled; run llmfeatures materialize"
+        terminal.note(f"{', '.join(names)} unavailable: {reason}")
+
+
+def messages_of(made: PromptContext, user: str | None) -> Sequence[Mapping[str, Any]]:
+    """The messages, with the user's at the end."""
+    return cast("Sequence[Mapping[str, Any]]", made.chat(user)["messages"])
+
+
+def prompt_text(made: PromptContext, user: str | None = None) -> str:
+    """The text of a prompt of one system message; else each message after a line with its role."""
+    messages = messages_of(made, user)
+    if [one["role"] for one in messages] == ["system"]:
+        return str(messages[0]["content"])
+    return "\n\n".join(f"[{one['role']}]\n{one['content']}" for one in messages)
+
+
+def context_json(made: PromptContext, wanted: Wanted) -> dict[str, Any]:
+    """All of a prompt as JSON; with a user's message, also the messages for the chat."""
+    chat = {} if wanted.user is None else {"chat": dict(made.chat(wanted.user))}
+    return {**made.model_dump(mode="json"), **chat}

@@ -1,0 +1,140 @@
+"""``llmfeatures list``: what the project has: features, or prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmfeatures.cli import terminal
+from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
+
+if TYPE_CHECKING:
+    from llmfeatures.coverage import FeatureCoverage
+    from llmfeatures.plan import PromptPlan
+    from llmfeatures.project import Project
+
+WHAT = ("features", "prompts")
+Used = dict[tuple[str, str], list[str]]
+"""The prompts that use a feature, by view and feature."""
+
+
+def list_(
+    what: Annotated[str, typer.Argument(metavar="features|prompts", help="What to list.")] = "features",
+    project: ProjectOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """List the features, or the prompts, of the project.
+
+    Each feature has a sample value, the share of known entities that have a value now, and the prompts that use it.
+    """
+    from llmfeatures.errors import RequestError, did_you_mean
+    from llmfeatures.project import Project
+
+    if what not in WHAT:
+        raise RequestError(f"there is no list of {what!r}{did_you_mean(what, WHAT)}")
+    loaded = Project.load(project)
+    if what == "features":
+        list_features(loaded, as_json=as_json)
+    else:
+        list_prompts(loaded, as_json=as_json)
+
+
+def list_features(project: Project, *, as_json: bool) -> None:
+    """Every feature of the registry."""
+    from llmfeatures.coverage import coverage
+    from llmfeatures.types import json_value
+
+    used = _used(compiled(project))
+    found = coverage(project.offline, project.registry, project.clock())
+    for problem in dict.fromkeys(one.problem for one in found if one.problem):
+        terminal.note(problem)
+    if as_json:
+        terminal.write_json(
+            [
+                {
+                    "name": one.feature.name,
+                    "entity": one.view.entity.name,
+                    "view": one.view.name,
+                    "dtype": str(one.feature.dtype),
+                    "description": one.feature.description,
+                    "sample": json_value(one.sample),
+                    "present": one.present,
+                    "known": one.known,
+                    "share": one.share,
+                    "prompts": _prompts_of(one, used),
+                }
+                for one in found
+            ]
+        )
+        return
+    rows = [
+        (
+            one.feature.name,
+            str(one.feature.dtype),
+            f"{one.view.name} / {one.view.entity.name}",
+            one.feature.description,
+            terminal.value_text(one.sample),
+            "-" if one.share is None else f"{one.share:.0%}",
+            ", ".join(_prompts_of(one, used)),
+        )
+        for one in found
+    ]
+    columns = ("feature", "dtype", "view / entity", "description", "sample", "present", "prompts")
+    terminal.table(columns, rows, numbers=("present",))
+
+
+def list_prompts(project: Project, *, as_json: bool) -> None:
+    """Every prompt of the project; one that cannot be compiled is left out with a note."""
+    plans = compiled(project)
+    if as_json:
+        terminal.write_json([_prompt_json(plan) for plan in plans])
+        return
+    rows = [
+        (
+            plan.name,
+            plan.description,
+            plan.version[:12],
+            ", ".join(ref.name for ref in plan.features.refs),
+            ", ".join(f"{name}: {one.dtype}" for name, one in plan.inputs.items()),
+        )
+        for plan in plans
+    ]
+    terminal.table(("prompt", "description", "version", "features", "inputs"), rows)
+
+
+def compiled(project: Project) -> list[PromptPlan]:
+    """The plans of all prompts that compile; a note says which do not."""
+    from llmfeatures.errors import LLMFeaturesError
+
+    plans: list[PromptPlan] = []
+    for name in project.prompts.names():
+        try:
+            plans.append(project.prompts.plan(name))
+        except LLMFeaturesError as error:
+            terminal.note(f"prompt {name!r} is left out: {error}")
+    return plans
+
+
+def _used(plans: list[PromptPlan]) -> Used:
+    used: Used = {}
+    for plan in plans:
+        for ref in plan.features.refs:
+            names = used.setdefault((ref.view.name, ref.feature), [])
+            if plan.name not in names:
+                names.append(plan.name)
+    return used
+
+
+def _prompts_of(one: FeatureCoverage, used: Used) -> list[str]:
+    return used.get((one.view.name, one.feature.name), [])
+
+
+def _prompt_json(plan: PromptPlan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "description": plan.description,
+        "version": plan.version,
+        "features": [ref.name for ref in plan.features.refs],
+        "inputs": {name: str(one.dtype) for name, one in plan.inputs.items()},
+    }

@@ -1,0 +1,1 @@
+"""Adapters of `llmfeatures.ports.OfflineStore`: DuckDB over Parquet files and queries."""

@@ -1,0 +1,154 @@
+"""The offline store over DuckDB: point-in-time joins and newest rows, spilling to disk, streamed.
+
+Only rows tied on both timestamps, and the values of winning rows, ever leave DuckDB.
+"""
+
+# ruff: noqa: S608
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import duckdb
+
+from llmfeatures.offline import join as joins
+from llmfeatures.offline import latest as newest
+from llmfeatures.offline import spine as spines
+from llmfeatures.offline.database import Database
+from llmfeatures.offline.sources import Described, describe, examine, label_of, relations, run, translated
+from llmfeatures.ports import ClockName, Joined, LatestBatch, LatestCount, Lookup, Since
+from llmfeatures.schema import FeatureView
+
+_DAY = timedelta(days=1)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class DuckDBStore:
+    """History in Parquet files and queries, read with DuckDB. Thread-safe; usable after ``fork``.
+
+    Args:
+        root: the folder that paths of sources are relative to.
+        memory_limit: what DuckDB may use before it spills, like ``"4GB"``; all calls together.
+        threads: how many threads it may use; None for one per core.
+        temp_directory: where a private folder for spilling is made, and removed again; None for the system's.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        memory_limit: str = "4GB",
+        threads: int | None = None,
+        temp_directory: str | Path | None = None,
+    ) -> None:
+        self.root = Path(root).absolute()
+        self._memory_limit, self._threads = memory_limit, threads
+        self._temp_directory = None if temp_directory is None else Path(temp_directory)
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    def check(self, view: FeatureView) -> list[str]:
+        """As `OfflineStore.check`."""
+        with self._connection() as con:
+            return [one for relation in relations(view) for one in examine(con, self.root, view, relation)[1]]
+
+    def advice(self, view: FeatureView) -> list[str]:
+        """As `OfflineStore.advice`."""
+        with self._connection() as con:
+            found: list[str] = []
+            for relation in relations(view):
+                described, problems = examine(con, self.root, view, relation)
+                if described is None or problems:
+                    continue
+                if relation.created is None:
+                    found.append(
+                        f"{label_of(view)} has no created_timestamp: an incremental materialization sees only rows "
+                        "with a later event timestamp; a correction or a late row needs a full one"
+                    )
+                elif self._backfilled(con, described):
+                    found.append(
+                        f"{label_of(view)}: most rows were created long after they happened, as in a backfill; history "
+                        "under the clock 'known' does not see them before: use the clock 'event' for that time"
+                    )
+            return found
+
+    def _backfilled(self, con: duckdb.DuckDBPyConnection, described: Described) -> bool:
+        usual = max(_DAY, described.view.cadence or _DAY) // _MICROSECOND
+        with translated(described.view, self.root):
+            counted = run(
+                con,
+                f"SELECT count(*), count(*) FILTER (c - e > {usual}) FROM ({described.rows([])}) WHERE e IS NOT NULL",
+            )
+        total, late = counted[0]
+        return late * 2 > total
+
+    def join(
+        self, spine: object, lookups: Sequence[Lookup], *, clock: ClockName, timestamp: str = "event_timestamp"
+    ) -> Iterator[Joined]:
+        """As `OfflineStore.join`. A spine without rows gives one batch without rows."""
+        asked = joins.Asked.of(lookups, timestamp)
+        with ExitStack() as stack:
+            con = stack.enter_context(self._connection())
+            opened = stack.enter_context(spines.opened(spine, asked.texts))
+            asked.check(opened.schema)
+            spool = spines.Spool(opened.schema, self._folder, opened.resident)
+            stack.callback(spool.close)
+            count = joins.load(con, opened, asked, spool)
+            answers = [
+                joins.answer(con, self.root, number, asked.keysets[number], lookup, clock, count)
+                for number, lookup in enumerate(lookups)
+            ]
+            yield from joins.joined(con, spool, opened.schema, answers)
+
+    def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
+        """As `OfflineStore.count_latest`; the number of keys is exact."""
+        with self._connection() as con, translated(view, self.root):
+            described = describe(con, self.root, view)
+            if not described:
+                return LatestCount(eligible=0, refused=0, keys=0)
+            return newest.count(con, described, until, since)
+
+    def latest(
+        self, view: FeatureView, *, until: datetime, since: Since | None = None, batch_rows: int = 10_000
+    ) -> Iterator[LatestBatch]:
+        """As `OfflineStore.latest`."""
+        with ExitStack() as stack:
+            con = stack.enter_context(self._connection())
+            stack.enter_context(translated(view, self.root))
+            described = describe(con, self.root, view)
+            if not described:
+                return
+            reader = con.sql(newest.newest(con, described, until, since)).to_arrow_reader(batch_rows)
+            stack.callback(reader.close)
+            for raw in spines.rebatched(reader, batch_rows):
+                yield newest.latest_batch(view, raw)
+
+    def close(self) -> None:
+        """As `OfflineStore.close`."""
+        with self._lock:
+            database, self._database = self._database, None
+        if database is not None and database.pid == os.getpid():
+            database.close()
+
+    @contextmanager
+    def _connection(self) -> Generator[duckdb.DuckDBPyConnection]:
+        """A connection of this call's own: its temporary tables go with it."""
+        with self._lock:
+            con = self._opened().con.cursor()
+        try:
+            yield con
+        finally:
+            con.close()
+
+    def _folder(self) -> Path:
+        with self._lock:
+            return self._opened().folder
+
+    def _opened(self) -> Database:
+        if self._database is None or self._database.pid != os.getpid():
+            self._database = Database(self.root, self._memory_limit, self._threads, self._temp_directory)
+        return self._database

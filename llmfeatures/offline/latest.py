@@ -1,0 +1,126 @@
+"""The newest row of each entity key, in two passes: first the newest timestamps, then the rows that have them."""
+
+# pyarrow has incomplete stubs
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# ruff: noqa: S608
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pyarrow import compute
+
+from llmfeatures import columns
+from llmfeatures.clock import microseconds
+from llmfeatures.errors import SourceError
+from llmfeatures.offline import sql
+from llmfeatures.offline.sources import Described, label_of, rows, run
+from llmfeatures.offline.ties import picked_table
+from llmfeatures.ports import LatestBatch, LatestCount, Since
+from llmfeatures.schema import FeatureView
+from llmfeatures.types import DType
+
+_TIMESTAMP = DType("timestamp").arrow()
+_pc: Any = compute
+
+
+def count(
+    con: duckdb.DuckDBPyConnection, described: Sequence[Described], until: datetime, since: Since | None
+) -> LatestCount:
+    """How many rows `newest` covers. ``keys`` is exact."""
+    keys = _keys(described)
+    whole = f"{sql.all_present(keys)} AND e IS NOT NULL"
+    in_time = f"coalesce(e <= {microseconds(until)}, true) AND c <= {microseconds(until)}"
+    if since is not None:
+        after = microseconds(since.after)
+        in_time += f" AND (coalesce(e > {after}, false) OR c > {after})"
+    counted = run(
+        con,
+        "SELECT coalesce(sum(n), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (n > 0) FROM ("
+        f"SELECT count(*) FILTER ({whole}) AS n, count(*) FILTER (NOT ({whole})) AS r "
+        f"FROM ({rows(described, [])}) WHERE {in_time} GROUP BY {sql.commas(keys)})",
+    )
+    eligible, refused, distinct = counted[0]
+    return LatestCount(eligible=eligible, refused=refused, keys=distinct)
+
+
+def newest(con: duckdb.DuckDBPyConnection, described: Sequence[Described], until: datetime, since: Since | None) -> str:
+    """Make the tables of the winning rows; gives the query that reads them: ``k0…, e, c, v0…``."""
+    features = described[0].view.features
+    keys = _keys(described)
+    timeless = all(one.relation.created is None for one in described)
+    order = "e" if timeless else sql.newest("e", "c")
+    in_time = f"e <= {microseconds(until)} AND c <= {microseconds(until)} AND {sql.all_present(keys)}"
+    if since is not None:
+        in_time += f" AND (e > {microseconds(since.after)} OR c > {microseconds(since.after)})"
+    run(
+        con,
+        f"CREATE TEMP TABLE top AS SELECT {sql.commas(keys)}, max({order}) AS n FROM ({rows(described, [])}) "
+        f"WHERE {in_time} GROUP BY {sql.commas(keys)}",
+    )
+    wanted = sql.commas(keys, ["e", "c"], sql.names("v", len(features)))
+    all_rows = f"SELECT *, {order} AS n FROM ({rows(described, [one.name for one in features])})"
+    on = sql.equal([f"r.{one}" for one in keys], [f"m.{one}" for one in keys])
+    run(
+        con,
+        f"CREATE TEMP TABLE newest AS SELECT {sql.commas(f'r.{one}' for one in wanted.split(', '))} "
+        f"FROM ({all_rows}) r JOIN top m ON {on} AND r.n = m.n",
+    )
+    tied = run(con, "SELECT (SELECT count(*) FROM newest) > (SELECT count(*) FROM top)")[0][0]
+    if not tied:
+        return f"SELECT {wanted} FROM newest"
+    run(
+        con,
+        f"CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, {sql.commas(keys)} FROM newest "
+        f"GROUP BY {sql.commas(keys)} HAVING count(*) > 1",
+    )
+    run(
+        con, f"CREATE TEMP TABLE tied AS SELECT DISTINCT g, {wanted} FROM newest JOIN groups USING ({sql.commas(keys)})"
+    )
+    picked_table(con, features)
+    return (
+        f"SELECT {wanted} FROM newest ANTI JOIN groups USING ({sql.commas(keys)}) "
+        f"UNION ALL SELECT {wanted} FROM tied JOIN picked ON tied.rowid = picked.id"
+    )
+
+
+def _keys(described: Sequence[Described]) -> list[str]:
+    return sql.names("k", len(described[0].view.entity.join_keys))
+
+
+def latest_batch(view: FeatureView, raw: Any) -> LatestBatch:
+    """A batch of winning rows, canonical.
+
+    Raises:
+        SourceError: a value is none of its dtype.
+    """
+    keys = tuple(
+        raw.column(f"k{number}").view(_TIMESTAMP)
+        if dtype.kind == "timestamp"
+        else columns.canonical(dtype, raw.column(f"k{number}")).array
+        for number, dtype in enumerate(view.entity.join_keys.values())
+    )
+    arrays: list[Any] = []
+    non_finite = 0
+    for number, feature in enumerate(view.features):
+        made = columns.canonical(feature.dtype, raw.column(f"v{number}"))
+        if made.invalid:
+            raise SourceError(
+                f"{label_of(view)}: column {feature.column or feature.name!r} of feature {feature.name!r}: "
+                f"{next(iter(made.invalid.values()))}, in {len(made.invalid)} of {raw.num_rows} rows looked at; "
+                "mend the source's newest rows, or the feature's dtype"
+            )
+        arrays.append(made.array)
+        non_finite += made.non_finite
+    created = raw.column("c")
+    none = _pc.equal(created, sql.NONE_CREATED)
+    return LatestBatch(
+        keys=keys,
+        event=raw.column("e").view(_TIMESTAMP),
+        created=_pc.if_else(none, pa.scalar(None, pa.int64()), created).view(_TIMESTAMP),
+        columns=tuple(arrays),
+        non_finite=non_finite,
+    )

@@ -1,0 +1,293 @@
+"""A view's sources as DuckDB sees them: which files or query, which column holds what, and what is wrong with them."""
+
+# ruff: noqa: S608
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+from pyarrow import types as pt
+
+from llmfeatures.columns import problem, sql_type
+from llmfeatures.errors import SourceError, did_you_mean
+from llmfeatures.offline import sql
+from llmfeatures.ports import Relation
+from llmfeatures.schema import Feature, FeatureView, ParquetSource
+from llmfeatures.types import DType
+
+_HIVE = re.compile(r"([^/=]+)=([^/]*)")
+_NAMED_FILE = re.compile(r"""["']([^"']+\.\w+)["']""")
+_SHOWN = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.IOException)
+_FAMILIES = (
+    "SELECT DISTINCT name, CASE "
+    "WHEN type IN ('FLOAT', 'DOUBLE', 'BOOLEAN') THEN lower(type) "
+    "WHEN logical_type IS NOT NULL THEN lower(regexp_extract(logical_type, '^(\\w+?)(Type)?\\b', 1)) "
+    "WHEN converted_type IN ('UTF8', 'ENUM', 'JSON') THEN 'string' "
+    "WHEN type IN ('INT32', 'INT64') THEN 'int' ELSE lower(type) END AS family "
+    "FROM parquet_schema({files}) WHERE num_children IS NULL AND type IS NOT NULL"
+)
+
+
+def run(con: duckdb.DuckDBPyConnection, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement to its end: an open result would block the connection's next one."""
+    return con.execute(statement).fetchall()
+
+
+def relations(view: FeatureView) -> list[Relation]:
+    """The lists of rows that a view is made of; none for pushed rows without a batch history."""
+    source = view.batch
+    if source is None:
+        return []
+    held = {renamed: name for name, renamed in source.columns.items()}
+    return [
+        Relation(
+            source=source,
+            keys={name: held.get(name, name) for name in view.entity.join_keys},
+            event=held.get(source.event_timestamp, source.event_timestamp),
+            created=None
+            if source.created_timestamp is None
+            else held.get(source.created_timestamp, source.created_timestamp),
+            values={one.name: held.get(one.column or one.name, one.column or one.name) for one in view.features},
+        )
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A relation that was looked at: its table expression and the Arrow type of each of its columns."""
+
+    view: FeatureView
+    relation: Relation
+    table: str
+    types: dict[str, Any]
+    empty: frozenset[str] = frozenset()
+
+    def rows(self, features: Sequence[str]) -> str:
+        """A SELECT of the join keys (``k0…``), the timestamps (``e``, ``c``) and the features (``v0…``) as they are."""
+        columns = [
+            f"{sql.key(self._column(column), dtype, self.types[column])} AS k{number}"
+            for number, (column, dtype) in enumerate(
+                zip(self.relation.keys.values(), self.view.entity.join_keys.values(), strict=True)
+            )
+        ]
+        event, created = self.relation.event, self.relation.created
+        columns.append(f"{sql.micros(self._column(event), self.types[event])} AS e")
+        written = (
+            sql.NONE_CREATED if created is None else sql.created_micros(self._column(created), self.types[created])
+        )
+        columns.append(f"{written}::BIGINT AS c")
+        columns += [f"{self._value(self.view.feature(name))} AS v{number}" for number, name in enumerate(features)]
+        return f"SELECT {', '.join(columns)} FROM {self.table} AS _source"
+
+    def _column(self, name: str) -> str:
+        return f"_source.{sql.ident(name)}"
+
+    def _value(self, feature: Feature) -> str:
+        column = self.relation.values[feature.name]
+        if column in self.empty:
+            return f"CAST(NULL AS {'VARCHAR' if feature.dtype.kind == 'json' else sql_type(feature.dtype)})"
+        return self._column(column)
+
+
+def rows(described: Sequence[Described], features: Sequence[str]) -> str:
+    """All rows of a view's relations."""
+    return " UNION ALL ".join(one.rows(features) for one in described)
+
+
+def describe(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView) -> list[Described]:
+    """Look at a view's relations.
+
+    Raises:
+        SourceError: a file or column is missing, or of a wrong type.
+    """
+    found: list[Described] = []
+    for relation in relations(view):
+        described, problems = examine(con, root, view, relation)
+        if problems or described is None:
+            raise SourceError(problems[0])
+        found.append(described)
+    return found
+
+
+def examine(
+    con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relation: Relation
+) -> tuple[Described | None, list[str]]:
+    """Look at a relation: what it is, and all that is wrong with it."""
+    label = label_of(view)
+    try:
+        table, files = _table(con, root, view, relation)
+        with translated(view, root):
+            schema = con.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table().schema
+            mixed = _mixed(con, files) if files is not None else {}
+    except SourceError as error:
+        return None, [str(error)]
+    types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+    problems = [f"{label}: {one}" for one in _wrong(view, relation, types)]
+    problems += [
+        f"{label}: column {name!r} is of type {' in some files and '.join(families)} in others; write the files again "
+        "with one type"
+        for name, families in mixed.items()
+        if name in {*relation.keys.values(), relation.event, relation.created, *relation.values.values()}
+    ]
+    empty: set[str] = set()
+    with translated(view, root):
+        for feature in view.features:
+            column = relation.values[feature.name]
+            reason = problem(feature.dtype, types[column]) if column in types else None
+            if reason is None:
+                continue
+            if _all_null(con, table, column):
+                empty.add(column)
+            else:
+                problems.append(f"{label}: column {column!r} of feature {feature.name!r}: {reason}")
+    return Described(view, relation, table, types, frozenset(empty)), problems
+
+
+def label_of(view: FeatureView) -> str:
+    """A view and its source, as a message begins."""
+    source = view.batch
+    where = f" ({source.path})" if isinstance(source, ParquetSource) else " (its query)" if source is not None else ""
+    return f"view {view.name!r}{where}"
+
+
+def _wrong(view: FeatureView, relation: Relation, types: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the columns, but for types of features."""
+    renames = relation.source.columns
+    for name in renames:
+        if name not in types:
+            yield f"the rename of {name!r} names a column that is not there{did_you_mean(name, types)}"
+    if len(set(renames.values())) < len(renames):
+        yield "two columns are renamed to one name; rename each to its own"
+    yield from _wrong_keys(view, relation, types)
+    yield from _wrong_times(relation, types)
+    for feature in view.features:
+        if relation.values[feature.name] not in types:
+            yield _missing(f"feature {feature.name!r}", relation.values[feature.name], types)
+
+
+def _wrong_keys(view: FeatureView, relation: Relation, types: dict[str, Any]) -> Iterator[str]:
+    for name, dtype in view.entity.join_keys.items():
+        column = relation.keys[name]
+        if column not in types:
+            yield _missing(f"join key {name!r}", column, types)
+        elif pt.is_null(types[column]):
+            yield f"column {column!r} of join key {name!r} holds only nulls; every row needs its join keys"
+        elif reason := problem(dtype, types[column]):
+            yield f"column {column!r} of join key {name!r}: {reason}"
+
+
+def _wrong_times(relation: Relation, types: dict[str, Any]) -> Iterator[str]:
+    for role, column in (("event_timestamp", relation.event), ("created_timestamp", relation.created)):
+        if column is None:
+            continue
+        if column not in types:
+            yield _missing(role, column, types)
+        elif not (pt.is_timestamp(types[column]) or pt.is_date(types[column])):
+            reason = problem(DType("timestamp"), types[column]) or "it holds only nulls; every row needs its timestamps"
+            yield f"column {column!r}, the {role}: {reason}"
+
+
+def _missing(role: str, column: str, types: dict[str, Any]) -> str:
+    return f"no column {column!r} for {role}{did_you_mean(column, types)}"
+
+
+def _all_null(con: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    """Whether a column has no value at all: a file of nulls has no type of its own."""
+    name = sql.ident(column)
+    return not run(con, f"SELECT 1 FROM {table} AS _source WHERE _source.{name} IS NOT NULL LIMIT 1")
+
+
+def _table(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relation: Relation) -> tuple[str, str | None]:
+    """The table expression of a source, and the pattern of its files when there can be several."""
+    source = relation.source
+    if not isinstance(source, ParquetSource):
+        with translated(view, root):
+            statements = con.extract_statements(source.query)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise SourceError(f"{label_of(view)}: the query of a SqlSource is one SELECT")
+        return sql.query(source.query), None
+    if "://" in source.path:
+        return sql.parquet(source.path, many=True, hive=None), source.path
+    whole = root / source.path
+    if whole.is_file():
+        return sql.parquet(sql.glob_safe(str(whole)), many=False, hive=_hive(view, relation, source.path)), None
+    if whole.is_dir():
+        pattern = sql.glob_safe(str(whole)) + "/**/*.parquet"
+        first = next(whole.rglob("*.parquet"), None)
+        inner = None if first is None else first.relative_to(whole).as_posix()
+    else:
+        pattern = source.path if Path(source.path).is_absolute() else f"{sql.glob_safe(str(root))}/{source.path}"
+        inner = next(glob.iglob(source.path, root_dir=root, recursive=True), None)  # noqa: PTH207
+    if inner is None:
+        raise SourceError(_nothing_there(view, root))
+    return sql.parquet(pattern, many=True, hive=_hive(view, relation, inner)), pattern
+
+
+def _hive(view: FeatureView, relation: Relation, path: str) -> dict[str, str] | None:
+    """The partition columns in a path with the types that the view gives them; None when there are none."""
+    partitions = [unquote(match[1]) for match in map(_HIVE.fullmatch, Path(path).parts[:-1]) if match]
+    if not partitions:
+        return None
+    wanted = {relation.keys[name]: dtype for name, dtype in view.entity.join_keys.items()}
+    wanted |= {relation.values[one.name]: one.dtype for one in view.features if one.dtype.item is None}
+    return {name: sql_type(wanted[name]) for name in partitions if name in wanted and wanted[name].kind != "json"}
+
+
+def _mixed(con: duckdb.DuckDBPyConnection, files: str) -> dict[str, list[str]]:
+    """The columns whose files do not agree on what they hold: DuckDB would turn an int into text without a word."""
+    families: dict[str, list[str]] = {}
+    for name, family in run(con, _FAMILIES.format(files=sql.literal(files))):
+        families.setdefault(name, []).append(family)
+    return {name: sorted(several) for name, several in families.items() if len(set(several) - {"null"}) > 1}
+
+
+def _nothing_there(view: FeatureView, root: Path) -> str:
+    source = view.batch
+    assert isinstance(source, ParquetSource)
+    whole = root / source.path
+    if whole.is_dir():
+        return f"{label_of(view)}: the folder has no .parquet file; write some, or point the path elsewhere"
+    if glob.has_magic(source.path):
+        return f"{label_of(view)}: no file matches the glob; paths are relative to the project's root, {root}"
+    near = whole.parent
+    beside = [one.name for one in near.glob("*.parquet")] if near.is_dir() else []
+    hint = did_you_mean(whole.name, beside) if beside else ""
+    return f"{label_of(view)}: there is no such file; paths are relative to the project's root, {root}{hint}"
+
+
+@contextmanager
+def translated(view: FeatureView, root: Path) -> Generator[None]:
+    """Turn errors of DuckDB into a `SourceError` that names the view and shows no value."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise SourceError(f"{label_of(view)}: {_explained(error, view, root)}") from None
+    except pa.ArrowException:
+        raise SourceError(f"{label_of(view)}: it holds data that Arrow cannot take") from None
+
+
+def _explained(error: duckdb.Error, view: FeatureView, root: Path) -> str:
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return "not enough memory or temporary disk; raise memory_limit under [offline], or free some disk"
+    if isinstance(view.batch, ParquetSource):
+        named = _NAMED_FILE.search(said)
+        name = f" {_relative(named[1], root)}" if named else ""
+        if "No files found" in said:
+            return _nothing_there(view, root).removeprefix(f"{label_of(view)}: ")
+        return f"the file{name} cannot be read as Parquet; write it again, or remove it"
+    if isinstance(error, _SHOWN):
+        return f"its query fails: {said}"
+    return f"its query fails on the data ({type(error).__name__}); TRY_CAST gives null where a CAST fails"
+
+
+def _relative(path: str, root: Path) -> str:
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path

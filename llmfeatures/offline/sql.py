@@ -1,0 +1,287 @@
+"""SQL text for DuckDB, without a connection: quoting, sources, keys and times as integers, and the steps of a join.
+
+Times are microseconds since 1970 in UTC, as BIGINT; `NONE_CREATED`, below every time, stands for no created timestamp.
+"""
+
+# ruff: noqa: S608
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pyarrow import types as pt
+
+from llmfeatures.columns import FIRST_MICROSECOND, LAST_MICROSECOND, sql_type
+from llmfeatures.types import DType
+
+NONE_CREATED = FIRST_MICROSECOND - 1
+"""The created timestamp of a row that has none."""
+NEVER = LAST_MICROSECOND + 1
+"""A created timestamp after every moment that can be asked for."""
+_SPAN = 2**60
+"""More than the number of microseconds from `NONE_CREATED` to `NEVER`."""
+
+
+def ident(name: str) -> str:
+    """A quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def glob_safe(path: str) -> str:
+    """A path whose ``* ? [`` match themselves in DuckDB's file functions."""
+    return "".join(f"[{one}]" if one in "*?[" else one for one in path)
+
+
+def parquet(pattern: str, *, many: bool, hive: Mapping[str, str] | None) -> str:
+    """The rows of Parquet files. ``hive`` has the type of each partition column, when paths have such."""
+    options = ["union_by_name=true"] if many else []
+    if hive is None:
+        options.append("hive_partitioning=false")
+    else:
+        options.append("hive_partitioning=true")
+        if hive:
+            types = ", ".join(f"{literal(name)}: {kind}" for name, kind in hive.items())
+            options.append(f"hive_types={{{types}}}")
+    return f"read_parquet({', '.join([literal(pattern), *options])})"
+
+
+def query(written: str) -> str:
+    """A query as a table expression; the line break keeps its trailing comment from swallowing the bracket."""
+    return f"({written.rstrip().rstrip(';')}\n)"
+
+
+def micros(column: str, held: Any) -> str:
+    """A moment as microseconds, cut towards the past; null outside the years 1 to 9999."""
+    counted = _counted(column, held)
+    return f"CASE WHEN {counted} BETWEEN {FIRST_MICROSECOND} AND {LAST_MICROSECOND} THEN {counted} END"
+
+
+def created_micros(column: str, held: Any) -> str:
+    """As `micros`, for a created timestamp: null is `NONE_CREATED`, what lies beyond the year 9999 is `NEVER`."""
+    counted = _counted(column, held)
+    return (
+        f"CASE WHEN {column} IS NULL THEN {NONE_CREATED} "
+        f"ELSE greatest(least(coalesce({counted}, {NEVER}), {NEVER}), {NONE_CREATED}) END"
+    )
+
+
+def _counted(column: str, held: Any) -> str:
+    if pt.is_timestamp(held) and held.unit == "ns":
+        nanos = f"epoch_ns({column})"
+        return f"(({nanos} - (({nanos} % 1000) + 1000) % 1000) // 1000)"
+    return f"epoch_us({column})"
+
+
+def key(column: str, dtype: DType, held: Any) -> str:
+    """A source's join key as `DType.canonical` has it; null where the value is none of the dtype."""
+    match dtype.kind:
+        case "str":
+            return column if pt.is_string(held) else f"CAST({column} AS VARCHAR)"
+        case "enum":
+            words = ", ".join(literal(word) for word in dtype.words)
+            return f"CASE WHEN CAST({column} AS VARCHAR) IN ({words}) THEN CAST({column} AS VARCHAR) END"
+        case "int":
+            return column if pt.is_int64(held) else f"TRY_CAST({column} AS BIGINT)"
+        case "timestamp":
+            return micros(column, held)
+        case "date":
+            return f"CASE WHEN {column} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31' THEN {column} END"
+        case "decimal":
+            # a cast rounds; what does not come back the same was no value of the dtype
+            cast = f"TRY_CAST({column} AS {sql_type(dtype)})"
+            return f"CASE WHEN TRY_CAST({cast} AS {_decimal_type(held)}) = {column} THEN {cast} END"
+        case _:
+            return column
+
+
+def _decimal_type(held: Any) -> str:
+    return f"DECIMAL({held.precision},{held.scale})" if pt.is_decimal(held) else "HUGEINT"
+
+
+def key_type(dtype: DType) -> str:
+    """The DuckDB type of a canonical join key."""
+    return "BIGINT" if dtype.kind == "timestamp" else sql_type(dtype)
+
+
+def newest(event: str, created: str) -> str:
+    """One integer that orders rows by event, then created timestamp."""
+    return f"({event}::HUGEINT * {_SPAN} + ({created} - ({NONE_CREATED})))"
+
+
+def names(prefix: str, count: int, table: str = "") -> list[str]:
+    """``k0, k1, …``, each with its table's name before it when one is given."""
+    dot = f"{table}." if table else ""
+    return [f"{dot}{prefix}{number}" for number in range(count)]
+
+
+def commas(*parts: Iterable[str]) -> str:
+    """A list of columns."""
+    return ", ".join(one for part in parts for one in part)
+
+
+def equal(left: Sequence[str], right: Sequence[str]) -> str:
+    """The condition that columns are equal pair by pair."""
+    return " AND ".join(f"{one} = {other}" for one, other in zip(left, right, strict=True))
+
+
+def all_present(columns: Iterable[str]) -> str:
+    """The condition that no column is null."""
+    return " AND ".join(f"{one} IS NOT NULL" for one in columns)
+
+
+def keys_table(table: str, columns: Sequence[str]) -> str:
+    """The distinct whole keys of the spine, each numbered (``u``), with the first and last moment asked for."""
+    return (
+        f"CREATE TEMP TABLE {table} AS SELECT {commas(columns)}, (row_number() OVER ())::INTEGER AS u, min(t) AS first, max(t) AS t "
+        f"FROM spine WHERE t IS NOT NULL AND {all_present(columns)} GROUP BY {commas(columns)}"
+    )
+
+
+def asks_table(table: str, keys: str, columns: Sequence[str]) -> str:
+    """What the spine asks of its keys: its rows with whole keys and a moment."""
+    return (
+        f"CREATE TEMP TABLE {table} AS SELECT s._row, k.u, s.t FROM spine s "
+        f"JOIN {keys} k ON {equal([f's.{one}' for one in columns], [f'k.{one}' for one in columns])} "
+        "WHERE s.t IS NOT NULL"
+    )
+
+
+def one_moment(keys: str) -> str:
+    """Whether each key is asked for at one moment only."""
+    return f"SELECT coalesce(bool_and(first = t), true) FROM {keys}"
+
+
+def newest_table(table: str, keys: str, columns: Sequence[str], rows: str, values: int, *, created: bool) -> str:
+    """The newest rows of each key at its one moment: ``u, e, c, hidden, v0…``, several when they are tied.
+
+    ``created``: only rows that were created by then count, and a key is ``hidden`` when one that was not would win.
+    """
+    on = equal([f"k.{one}" for one in columns], names("k", len(columns), "r"))
+    order = newest("e", "c") if created else "e"
+    known = f"{order}) FILTER (c <= t" if created else order
+    history = commas(["k.u", "k.t", "r.e", "r.c"], names("v", values, "r"))
+    return (
+        f"CREATE TEMP TABLE {table} AS WITH history AS MATERIALIZED ("
+        f"SELECT {history} FROM ({rows}) r JOIN {keys} k ON {on} WHERE r.e <= k.t), "
+        f"top AS (SELECT u, max({known}) AS n, max({order}) AS n_all FROM history GROUP BY u) "
+        f"SELECT top.u, h.e, h.c, top.n IS DISTINCT FROM top.n_all AS hidden, {commas(names('v', values, 'h'))} FROM top "
+        f"LEFT JOIN (SELECT *, {order} AS n FROM history) h ON h.u = top.u AND h.n = top.n"
+    )
+
+
+def newest_ties(table: str) -> str:
+    """How many rows of `newest_table` are one too many."""
+    return f"SELECT count(*) - count(DISTINCT u) FROM {table}"
+
+
+def newest_groups(table: str) -> str:
+    """The tied rows of `newest_table`, numbered by key."""
+    return (
+        "CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, u, max(e) AS e, max(c) AS c, "
+        f"bool_or(hidden) AS hidden FROM {table} GROUP BY u HAVING count(*) > 1"
+    )
+
+
+def newest_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
+    """Put the picked rows in the place of the tied ones. ``tied`` names the values in the table ``tied``."""
+    settled = commas(["x.u", "x.e", "x.c", "x.hidden"], (f"t.{one}" for one in tied))
+    chosen = f"SELECT {settled} FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
+    return (
+        f"DELETE FROM {table} WHERE u IN (SELECT x.u FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x USING (g))",
+        f"INSERT INTO {table} {chosen}",
+    )
+
+
+def history_table(keys: str, columns: Sequence[str], rows: str, values: int) -> str:
+    """The rows of a view for the spine's keys, none later than the last moment asked for: ``u, e, c, v0…``."""
+    on = equal([f"k.{one}" for one in columns], names("k", len(columns), "r"))
+    return (
+        f"CREATE TEMP TABLE history AS SELECT {commas(['k.u', 'r.e', 'r.c'], names('v', values, 'r'))} "
+        f"FROM ({rows}) r JOIN {keys} k ON {on} WHERE r.e <= k.t"
+    )
+
+
+LATE = "SELECT count(*) FROM (SELECT 1 FROM history WHERE c > e LIMIT 1)"
+"""Whether any row was created after it happened; if none was, both clocks agree."""
+
+STEPS = {
+    False: "CREATE TEMP VIEW steps AS SELECT u, e AS a, e, c, rowid AS id FROM history",
+    # A row counts from `a` on, and only while no row that counts has a greater event: what is left is, at each moment,
+    # the winner's event. Among rows of one event `a` rises with `c`, so the last `a` holds the winner.
+    True: "CREATE TEMP TABLE steps AS SELECT u, a, e, c, id FROM ("
+    "SELECT u, a, e, c, id, max(e) OVER (PARTITION BY u ORDER BY a RANGE UNBOUNDED PRECEDING) AS top "
+    "FROM (SELECT u, greatest(e, c) AS a, e, c, rowid AS id FROM history)) WHERE e = top",
+}
+"""From when on (``a``) each row of the history can win; True: some rows were created after they happened,
+and count from their creation."""
+
+
+def found_table(asks: str) -> str:
+    """The last step of each ask. Rows tied on ``(u, a)`` give the same answer here, so it is one answer."""
+    return (
+        "CREATE TEMP TABLE found AS SELECT q._row, s.u, s.a "
+        f"FROM {asks} q ASOF JOIN (SELECT u, a FROM steps) s ON q.u = s.u AND q.t >= s.a"
+    )
+
+
+BEST = (
+    "CREATE TEMP TABLE best AS SELECT u, a, max(e) AS e, max(c) AS c, arg_max(id, c) AS id, arg_max(n, c) AS n FROM ("
+    "SELECT u, a, c, max(e) AS e, min(id) AS id, count(*) AS n FROM steps "
+    "SEMI JOIN (SELECT DISTINCT u, a FROM found) f USING (u, a) GROUP BY u, a, c) GROUP BY u, a"
+)
+"""Of the rows of each found step the last created (``id``), and how many are tied with it (``n``)."""
+
+TIES = "SELECT count(*) FROM best WHERE n > 1"
+"""How many found steps have rows tied on both timestamps."""
+
+GROUPS = "CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, u, a, e, c FROM best WHERE n > 1"
+"""Those steps, numbered."""
+
+STEP_TABLES = ("history", "found", "best", "groups", "tied", "picked")
+"""The tables of one lookup that the next one makes anew; and ``steps``."""
+
+
+def tied_rows_table(keys: str, columns: Sequence[str], rows: str, values: int) -> str:
+    """The distinct rows of the tied groups, with all of the view's features."""
+    on = equal([f"k.{one}" for one in columns], names("k", len(columns), "r"))
+    return (
+        f"CREATE TEMP TABLE tied AS SELECT DISTINCT {commas(['x.g'], names('v', values, 'r'))} FROM ({rows}) r "
+        f"JOIN {keys} k ON {on} JOIN groups x ON x.u = k.u AND x.e = r.e AND x.c = r.c"
+    )
+
+
+def winners_table(table: str, values: Sequence[str], tied: Sequence[str] | None) -> str:
+    """The winner of each answered spine row: ``_row, e, v0…``. ``tied`` names the same values in the table ``tied``."""
+    untied = (
+        f"SELECT f._row, h.e, {commas(f'h.{one}' for one in values)} FROM found f "
+        "JOIN best b ON f.u = b.u AND f.a = b.a JOIN history h ON h.rowid = b.id"
+    )
+    if tied is None:
+        return f"CREATE TEMP TABLE {table} AS {untied}"
+    chosen = (
+        "SELECT x.u, x.a, x.e, t.* EXCLUDE (g) FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
+    )
+    return (
+        f"CREATE TEMP TABLE {table} AS WITH chosen AS MATERIALIZED ({chosen}) "
+        f"{untied} WHERE NOT EXISTS (SELECT 1 FROM chosen x WHERE x.u = b.u AND x.a = b.a) "
+        f"UNION ALL SELECT f._row, x.e, {commas(f'x.{one}' for one in tied)} FROM found f "
+        "JOIN chosen x ON f.u = x.u AND f.a = x.a"
+    )
+
+
+def hidden_tables(table: str, asks: str) -> tuple[str, ...]:
+    """The spine rows for which the ``event`` clock's winner had not arrived: ``_row``."""
+    events = (
+        "CREATE TEMP TABLE events AS SELECT q._row, q.t, h.u, h.e "
+        f"FROM {asks} q ASOF JOIN (SELECT u, e FROM history) h ON q.u = h.u AND q.t >= h.e"
+    )
+    late = (
+        f"CREATE TEMP TABLE {table} AS SELECT f._row FROM events f JOIN (SELECT u, e, max(c) AS c FROM history "
+        "SEMI JOIN (SELECT DISTINCT u, e FROM events) f USING (u, e) GROUP BY u, e) m USING (u, e) WHERE m.c > f.t"
+    )
+    return events, late, "DROP TABLE events"

@@ -1,0 +1,266 @@
+"""The point-in-time rule as plain Python, row by row, and the comparison of a store with it."""
+
+# pyarrow has incomplete stubs
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llmfeatures import columns
+from llmfeatures.clock import from_microseconds, microseconds
+from llmfeatures.codec import encode_row, row_text
+from llmfeatures.errors import InvalidValueError, SourceError
+from llmfeatures.ports import ClockName, Joined, Lookup, OfflineStore, Since
+from llmfeatures.schema import Entity, Feature, FeatureView, ParquetSource
+
+START = microseconds(datetime(2026, 5, 1, tzinfo=UTC))
+"""Times in the suite are microseconds after this one."""
+KEY, EVENT, CREATED = "user_id", "event_timestamp", "created_timestamp"
+CLOCKS: tuple[ClockName, ...] = ("event", "known")
+MICROSECONDS = pa.timestamp("us", "UTC")
+_PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a history: times in microseconds after `START`, values as they stand in the source."""
+
+    keys: tuple[Any, ...]
+    event: int | None
+    created: int | None
+    values: tuple[Any, ...]
+
+
+def rank(view: FeatureView, row: Row) -> tuple[Any, ...]:
+    """What decides between rows that count: event, created with null the smallest, invalid values, row text."""
+    values: list[Any] = []
+    invalid = False
+    for feature, value in zip(view.features, row.values, strict=True):
+        try:
+            values.append(feature.dtype.canonical(value))
+        except InvalidValueError:
+            values.append(None)
+            invalid = True
+    text = row_text(encode_row([feature.dtype for feature in view.features], values)).encode()
+    return row.event, row.created is not None, row.created or 0, invalid, text
+
+
+def winner(
+    view: FeatureView, rows: Sequence[Row], keys: tuple[Any, ...], at: int | None, clock: ClockName
+) -> Row | None:
+    """The point-in-time rule, row by row."""
+    if at is None or None in keys:
+        return None
+    counting = [
+        row
+        for row in rows
+        if row.keys == keys
+        and row.event is not None
+        and row.event <= at
+        and (clock == "event" or row.created is None or row.created <= at)
+    ]
+    return max(counting, key=lambda row: rank(view, row), default=None)
+
+
+@dataclass(frozen=True)
+class History:
+    """A view's rows, and how they are written: the Arrow type of each column but the keys'."""
+
+    view: FeatureView
+    rows: Sequence[Row]
+    event: Any = MICROSECONDS
+    created: Any = MICROSECONDS
+    keys: Sequence[Any] = ()
+    values: Sequence[Any] = ()
+
+    def table(self) -> Any:
+        """The rows as a table."""
+        arrays: dict[str, Any] = {}
+        for number, (name, dtype) in enumerate(self.view.entity.join_keys.items()):
+            held = self.keys[number] if self.keys else dtype.arrow()
+            arrays[name] = pa.array([row.keys[number] for row in self.rows], held)
+        arrays[EVENT] = times([row.event for row in self.rows], self.event)
+        arrays[CREATED] = times([row.created for row in self.rows], self.created)
+        for number, feature in enumerate(self.view.features):
+            held = self.values[number] if self.values else feature.dtype.arrow()
+            arrays[feature.name] = pa.array([row.values[number] for row in self.rows], held)
+        return pa.table(arrays)
+
+    def write(self, root: Path) -> None:
+        """Write the rows where the view's source looks for them."""
+        assert isinstance(self.view.source, ParquetSource)
+        pq.write_table(self.table(), root / self.view.source.path)
+
+    def lookup(self, keys: Mapping[str, str] | None = None, features: Sequence[str] | None = None) -> Lookup:
+        """A lookup of the view; keys have their own names in the spine unless told."""
+        own = {name: name for name in self.view.entity.join_keys}
+        names = tuple(feature.name for feature in self.view.features) if features is None else tuple(features)
+        return Lookup(view=self.view, keys=keys or own, features=names)
+
+
+def times(counts: Sequence[int | None], held: Any) -> Any:
+    """Times as a column of this type. Finer ones get a rest that the precision of microseconds cuts off."""
+    unit = held.unit
+    whole = [None if one is None else one + START for one in counts]
+    if unit == "ns":
+        raw = [None if one is None else one * 1_000 + one % 1_000 for one in whole]
+    else:
+        raw = [None if one is None else one // _PER_UNIT[unit] for one in whole]
+    return pa.array(raw, pa.int64()).view(held)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A row of a spine: a key per column, a time in microseconds after `START`, and a payload."""
+
+    keys: tuple[Any, ...]
+    at: int | None
+    payload: str = ""
+
+
+@dataclass(frozen=True)
+class Asks:
+    """A spine. ``names`` are the key columns and their types."""
+
+    names: Mapping[str, Any]
+    rows: Sequence[Ask]
+    timestamp: Any = MICROSECONDS
+
+    def table(self) -> Any:
+        """The spine as a table."""
+        arrays: dict[str, Any] = {"payload": pa.array([row.payload for row in self.rows], pa.string())}
+        for number, (name, held) in enumerate(self.names.items()):
+            arrays[name] = pa.array([row.keys[number] for row in self.rows], held)
+        arrays[EVENT] = times([row.at for row in self.rows], self.timestamp)
+        return pa.table(arrays)
+
+
+def moment(count: int | None) -> datetime | None:
+    """A time of the suite as a datetime."""
+    return None if count is None else from_microseconds(START + count)
+
+
+def compare(store: OfflineStore, histories: Sequence[History], asks: Asks, lookups: Sequence[Lookup]) -> None:
+    """Check a store's join against `winner`, under both clocks. Lookup i is of history i."""
+    spine = asks.table()
+    for clock in CLOCKS:
+        batches = list(store.join(spine, lookups, clock=clock))
+        assert pa.Table.from_batches([one.spine for one in batches], schema=spine.schema).equals(spine)
+        found = [one for batch in batches for one in _answers(batch, lookups)]
+        assert len(found) == len(asks.rows)
+        for ask, answers in zip(asks.rows, found, strict=True):
+            for history, lookup, answer in zip(histories, lookups, answers, strict=True):
+                assert answer == _expected(history, lookup, asks, ask, clock), (clock, history.view.name, ask)
+
+
+def _answers(batch: Joined, lookups: Sequence[Lookup]) -> list[list[Any]]:
+    """Per row and lookup: event, values, whether a value is invalid, whether the clock hides another row."""
+    per_lookup: list[list[Any]] = []
+    for lookup, found in zip(lookups, batch.found, strict=True):
+        features = [lookup.view.feature(name) for name in lookup.features]
+        assert [one.type for one in found.columns] == [feature.dtype.arrow() for feature in features]
+        assert all(feature in lookup.features for feature, _ in found.invalid.values())
+        values = [columns.python_values(one.dtype, array) for one, array in zip(features, found.columns, strict=True)]
+        hidden = [False] * batch.spine.num_rows if found.hidden is None else found.hidden.to_pylist()
+        events = columns.moments(found.event)
+        invalid = [row in found.invalid for row in range(batch.spine.num_rows)]
+        per_lookup.append(list(zip(events, zip(*values, strict=True), invalid, hidden, strict=True)))
+    return [list(one) for one in zip(*per_lookup, strict=True)]
+
+
+def _expected(history: History, lookup: Lookup, asks: Asks, ask: Ask, clock: ClockName) -> tuple[Any, ...]:
+    given = dict(zip(asks.names, ask.keys, strict=True))
+    dtypes = history.view.entity.join_keys
+    keys = tuple(given[column] for column in (lookup.keys[name] for name in dtypes))
+    at = _cut(ask.at, asks.timestamp)
+    rows = [_as_written(history, row) for row in history.rows]
+    won = winner(history.view, rows, keys, at, clock)
+    hidden = clock == "known" and winner(history.view, rows, keys, at, "event") != won
+    if hidden and won is not None:
+        other = winner(history.view, rows, keys, at, "event")
+        hidden = other is not None and rank(history.view, other) != rank(history.view, won)
+    if won is None:
+        return None, (None,) * len(lookup.features), False, hidden
+    values: list[Any] = []
+    invalid = False
+    for name in lookup.features:
+        feature = history.view.feature(name)
+        try:
+            values.append(feature.dtype.canonical(won.values[history.view.features.index(feature)]))
+        except InvalidValueError:
+            values.append(None)
+            invalid = True
+    return moment(won.event), tuple(values), invalid, hidden
+
+
+def _as_written(history: History, row: Row) -> Row:
+    return Row(row.keys, _cut(row.event, history.event), _cut(row.created, history.created), row.values)
+
+
+def _cut(count: int | None, held: Any) -> int | None:
+    per = _PER_UNIT.get(held.unit, 1)
+    return None if count is None else (count + START) // per * per - START
+
+
+def compare_latest(store: OfflineStore, history: History, until: int, since: int | None = None) -> None:
+    """Check `OfflineStore.latest` and `count_latest` against `winner`."""
+    rows = [_as_written(history, row) for row in history.rows]
+    rows = [row for row in rows if row.event is not None and None not in row.keys]
+    covered = [
+        row
+        for row in rows
+        if row.event is not None
+        and row.event <= until
+        and (row.created is None or row.created <= until)
+        and (since is None or row.event > since or (row.created is not None and row.created > since))
+    ]
+    won = {keys: winner(history.view, covered, keys, until, "known") for keys in {row.keys for row in covered}}
+    bounds: dict[str, Any] = {"until": moment(until)}
+    if since is not None:
+        bounds["since"] = Since(after=from_microseconds(START + since))
+    count = store.count_latest(history.view, **bounds)
+    assert count.eligible == len(covered)
+    assert count.keys >= len(won)
+    if any(row is not None and rank(history.view, row)[3] for row in won.values()):
+        with pytest.raises(SourceError, match=repr(history.view.name)):
+            list(store.latest(history.view, **bounds, batch_rows=3))
+        return
+    found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for batch in store.latest(history.view, **bounds, batch_rows=3):
+        assert 0 < len(batch.event) <= 3
+        features, dtypes = history.view.features, history.view.entity.join_keys.values()
+        keys = zip(
+            *(columns.python_values(one, array) for one, array in zip(dtypes, batch.keys, strict=True)), strict=True
+        )
+        values = [columns.python_values(one.dtype, array) for one, array in zip(features, batch.columns, strict=True)]
+        events, created = columns.moments(batch.event), columns.moments(batch.created)
+        for key, *row in zip(keys, events, created, zip(*values, strict=True), strict=True):
+            assert key not in found
+            found[key] = tuple(row)
+    dtypes = [feature.dtype for feature in history.view.features]
+    assert found == {
+        keys: (
+            moment(row.event),
+            moment(row.created),
+            tuple(dtype.canonical(value) for dtype, value in zip(dtypes, row.values, strict=True)),
+        )
+        for keys, row in won.items()
+        if row is not None
+    }
+
+
+USER = Entity("user", join_key=KEY)
+
+
+def history_of(rows: Sequence[Row], name: str = "activity", dtype: str = "int", **options: Any) -> History:
+    """A history of one feature ``watched`` for users."""
+    source = ParquetSource(f"{name}.parquet", created_timestamp=CREATED)
+    return History(FeatureView(name, USER, source, [Feature("watched", dtype)]), rows, **options)
