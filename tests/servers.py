@@ -90,14 +90,21 @@ def run(
             stop(process)
 
 
-def redis_server(*, port: int | None = None, options: Sequence[str] = ()) -> contextlib.AbstractContextManager[Server]:
+def start_redis(*, port: int | None = None, options: Sequence[str] = ()) -> contextlib.AbstractContextManager[Server]:
     """Redis 8 for the length of a block."""
     return run("redis", redis_binary(), port=port, options=options)
 
 
-def valkey_server(*, port: int | None = None, options: Sequence[str] = ()) -> contextlib.AbstractContextManager[Server]:
+def start_valkey(*, port: int | None = None, options: Sequence[str] = ()) -> contextlib.AbstractContextManager[Server]:
     """Valkey 9 for the length of a block."""
     return run("valkey", valkey_binary(), port=port, options=options)
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis 8 for the length of a block."""
+    with start_redis() as server:
+        yield server.url
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -378,6 +378,67 @@ def test_examples_of_an_empty_history(cli: Cli, tmp_path: Path) -> None:
     assert "llmfeatures materialize" in ran.err
 
 
+TRADE = """---
+entities: {buyer: user, seller: user, shop: shop}
+features:
+  buyer.segment: {default: unknown}
+  seller.segment: {default: unknown}
+  open: {on_missing: none}
+---
+{{ buyer.segment }} buys from {{ seller.segment }} in {{ shop_id }}{% if open %}, open{% endif %}
+"""
+
+
+@pytest.fixture
+def trade(tmp_path: Path) -> Path:
+    """Two roles of one entity, and an entity with two join keys."""
+    root = make_project(
+        tmp_path / "trade",
+        segments=[segment("a", "casual", at()), segment("b", None, at())],
+        prompts={"trade": TRADE},
+    )
+    registry = root / "features.yaml"
+    entities = "[{name: user, join_key: user_id}, {name: shop, join_keys: {tenant_id: int, shop_id: str}}]"
+    view = "  - {name: shops, entity: shop, features: {open: bool}, source: data/shops.parquet}\n"
+    registry.write_text(
+        registry.read_text().replace("[{name: user, join_key: user_id}]", entities) + view, encoding="utf-8"
+    )
+    columns = {"tenant_id": [1, 2], "shop_id": ["north", "south"], "open": [True, None]}
+    pq.write_table(
+        pa.table({**columns, "event_timestamp": pa.array([at(), at()], MOMENT)}), root / "data" / "shops.parquet"
+    )
+    return root
+
+
+def test_examples_of_roles_and_several_join_keys(cli: Cli, trade: Path) -> None:
+    assert cli("materialize", "--project", trade).code == 0
+    ran = cli("context", "trade", "--project", trade)
+    assert ran.code == 0, ran
+    assert ran.out.splitlines() == [
+        "== typical user and shop: buyer_user_id=a seller_user_id=a tenant_id=1 shop_id=north",
+        "buyer.segment present, seller.segment present, open present",
+        "casual buys from casual in north, open",
+        "",
+        "== unknown user and shop: buyer_user_id=unknown seller_user_id=unknown tenant_id=-1 shop_id=unknown",
+        "buyer.segment missing, seller.segment missing, open missing",
+        "unknown buys from unknown in unknown",
+        "",
+        "== user and shop with nulls or missing values: buyer_user_id=b seller_user_id=b tenant_id=2 shop_id=south",
+        "buyer.segment null, seller.segment null, open null",
+        "unknown buys from unknown in south",
+    ]
+
+
+def test_features_by_several_join_keys(cli: Cli, trade: Path) -> None:
+    arguments = ("--row", "tenant_id=1,shop_id=north", "--row", "tenant_id=2,shop_id=north", "--project", trade)
+    lines = cli("features", "shop.open", "--as-of", "2026-05-08", *arguments).out.splitlines()
+    assert [line.split()[:5] for line in lines[1:]] == [
+        ["1", "north", "shop.open", "true", "present"],
+        ["2", "north", "shop.open", "-", "missing"],
+    ]
+    assert "tenant_id is of type int" in cli("features", "open", "tenant_id=x", "shop_id=s", "--project", trade).err
+
+
 @pytest.mark.parametrize(
     "written",
     [

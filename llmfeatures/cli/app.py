@@ -104,8 +104,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage(error: Any) -> str:
     call = error.ctx
-    hint = "" if call is None else f"; see {call.command_path} --help"
-    return f"{error.format_message().rstrip('.')}{hint}"
+    message = error.format_message().rstrip(".")
+    stop = "" if message.endswith("?") else ";"
+    return message if call is None else f"{message}{stop} see {call.command_path} --help"
 
 
 def _escape_unknown(stream: TextIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Wanted:
     """What the options ask for."""
 
-    as_of: str | None
+    as_of: datetime | None
     clock: str
     explain: bool
     user: str | None
@@ -60,6 +61,7 @@ def context(
 
     Without a join key it shows three examples: a typical entity, an unknown one, and one with nulls or missing values.
     """
+    from llmfeatures.builder import moment
     from llmfeatures.errors import RequestError
     from llmfeatures.project import Project
 
@@ -68,7 +70,13 @@ def context(
         raise RequestError(f"{words[0]!r} is no NAME=VALUE; write join keys and inputs like user_id=8a2f")
     if diff and as_of is None:
         raise RequestError("--diff needs --as-of T, the moment to compare with")
-    wanted = Wanted(as_of=as_of, clock=clock_name(clock, as_of), explain=explain, user=user, as_json=as_json)
+    wanted = Wanted(
+        as_of=None if as_of is None else moment("--as-of", as_of),
+        clock=clock_name(clock, as_of),
+        explain=explain,
+        user=user,
+        as_json=as_json,
+    )
     loaded = Project.load(project)
     builder = loaded.builder()
     plan = builder.plan(prompt)
@@ -136,10 +144,9 @@ def show_examples(
     project: Project, builder: ContextBuilder, plan: PromptPlan, given: Mapping[str, Any], wanted: Wanted
 ) -> None:
     """The prompt for three examples; where it cannot be built, why."""
-    from llmfeatures.builder import moment
     from llmfeatures.cli.users import three_examples
 
-    at = project.clock() if wanted.as_of is None else moment("--as-of", wanted.as_of)
+    at = wanted.as_of or project.clock()
     examples = three_examples(project, plan.features, at, cast("ClockName", wanted.clock))
     inputs = with_placeholders(plan, given)
     made: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -143,7 +143,8 @@ class OnlineStoreTests:
         assert store.read([Read(key_of(1), ("user_segment", "@segment"))]) == [[None, None]]
 
     @pytest.mark.parametrize(
-        "text", ['""', "null", '"é\U0001f600\u2028"', '"\\r\\n\\u0000"', "[1,[2]]", '"' + "x" * 300_000 + '"', '"%|:*@key"']
+        "text",
+        ['""', "null", '"é\U0001f600\u2028"', '"\\r\\n\\u0000"', "[1,[2]]", '"' + "x" * 300_000 + '"', '"%|:*@key"'],
     )
     def test_every_text_comes_back_as_it_went_in(self, store: OnlineStore, text: str) -> None:
         store.write([segment(1, value=text)])
@@ -225,7 +226,9 @@ class OnlineStoreTests:
 
     def test_a_stored_row_without_one_of_the_features_loses_a_tie(self, store: OnlineStore) -> None:
         store.write([activity(1, count=9)])
-        wider = RowWrite(key_of(1), ViewFields(name="activity", features=("watch_count", "rating")), at(0), "-", ("1", "5"))
+        wider = RowWrite(
+            key_of(1), ViewFields(name="activity", features=("watch_count", "rating")), at(0), "-", ("1", "5")
+        )
         assert store.write([wider]) == Written(written=1, skipped=0)
         assert store.read([Read(key_of(1), ("watch_count", "rating"))]) == [["1", "5"]]
 
@@ -464,13 +467,13 @@ class OnlineStoreTests:
 
     def test_the_async_store_reads_the_same(self, store: OnlineStore, async_store: AsyncOnlineStore) -> None:
         reads = [Read(key_of(user), ("watch_count", "@activity", "user_segment", "@key")) for user in range(5)]
-        assert _run(async_store, lambda: async_store.meta()) is None
+        assert _run(async_store, async_store.meta) is None
         assert _run(async_store, lambda: async_store.read(reads)) == [[None] * 4] * 5
         store.begin()
         store.write([activity(user, count=user) for user in range(3)])
         assert _run(async_store, lambda: async_store.read(reads)) == store.read(reads)
         assert _run(async_store, lambda: async_store.read([])) == []
-        assert _run(async_store, lambda: async_store.meta()) == store.meta()
+        assert _run(async_store, async_store.meta) == store.meta()
 
     def test_the_async_store_refuses_what_is_not_right(self, store: OnlineStore, async_store: AsyncOnlineStore) -> None:
         store.begin()
@@ -480,7 +483,7 @@ class OnlineStoreTests:
             _run(async_store, lambda: async_store.read([Read(key_of(1), ("user_segment",))]))
         self.raw_set(store, "@meta", "@format", str(FORMAT + 1))
         with pytest.raises(FormatError):
-            _run(async_store, lambda: async_store.meta())
+            _run(async_store, async_store.meta)
 
     def test_many_tasks_at_once(self, store: OnlineStore, async_store: AsyncOnlineStore) -> None:
         users = range(200)
@@ -533,7 +536,7 @@ class OnlineStoreTests:
         return meta.views["activity"]
 
 
-def _cells(row: RowWrite) -> Mapping[str, str]:
+def _cells(row: RowWrite) -> dict[str, str]:
     """What `OnlineStoreTests._held` sees of a row."""
     return {f"@{row.view.name}": f"{row.event}|{row.created}"} | dict(zip(row.view.features, row.values, strict=True))
 

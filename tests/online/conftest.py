@@ -14,14 +14,14 @@ from tests.servers import Server
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """Redis 8."""
-    with servers.redis_server() as server:
+    with servers.start_redis() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[Server]:
     """Valkey 9."""
-    with servers.valkey_server() as server:
+    with servers.start_valkey() as server:
         yield server
 
 

@@ -181,16 +181,16 @@ def test_a_script_that_the_server_forgot(redis_server: Server, store: RedisStore
 
 def test_reads_and_writes_after_a_restart_of_the_server(namespace: str) -> None:
     port = servers.free_port()
-    with servers.redis_server(port=port) as server:
+    with servers.start_redis(port=port) as server:
         store = RedisStore(server.url, namespace)
         store.write([activity(1)])
         assert store.read(one(1)) == [["1"]]
     with pytest.raises(StoreUnavailableError, match="cannot reach"):
         store.read(one(1))
-    with servers.redis_server(port=port):
+    with servers.start_redis(port=port):
         assert store.read(one(1)) == [[None]]
         store.write([activity(1)])
-    with servers.redis_server(port=port):
+    with servers.start_redis(port=port):
         assert store.write([activity(1)]).written == 1
         assert store.read(one(1)) == [["1"]]
     store.close()
@@ -200,7 +200,7 @@ async def test_async_reads_after_a_restart_of_the_server(namespace: str) -> None
     port = servers.free_port()
     store = AsyncRedisStore(f"redis://127.0.0.1:{port}", namespace)
     for _ in range(2):
-        with servers.redis_server(port=port):
+        with servers.start_redis(port=port):
             assert await store.read(one(1)) == [[None]]
             assert await store.read(one(1)) == [[None]]
     with pytest.raises(StoreUnavailableError, match="cannot reach"):
@@ -228,12 +228,15 @@ def test_a_url_that_is_none(namespace: str) -> None:
 
 
 def test_passwords(namespace: str) -> None:
-    with servers.redis_server(options=["--requirepass", "secret"]) as server:
+    with servers.start_redis(options=["--requirepass", "secret"]) as server:
         good = RedisStore(f"redis://:secret@127.0.0.1:{server.port}/1", namespace)
         good.write([activity(1)])
         assert good.read(one(1)) == [["1"]]
         good.close()
-        for url, advice in ((server.url, "wants a password"), (f"redis://:no@127.0.0.1:{server.port}", "does not know")):
+        for url, advice in (
+            (server.url, "wants a password"),
+            (f"redis://:no@127.0.0.1:{server.port}", "does not know"),
+        ):
             with pytest.raises(StoreUnavailableError, match=advice):
                 RedisStore(url, namespace).read(one(1))
 
@@ -298,13 +301,16 @@ def test_a_server_that_hangs(namespace: str) -> None:
             assert least <= time.monotonic() - start < least + 0.2
 
 
-def test_waiting_for_a_connection_counts(
-    redis_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_connection_counts(redis_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_module, "CONNECTIONS", 1)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         store = RedisStore(f"redis://127.0.0.1:{deaf.getsockname()[1]}", namespace)
-        first = threading.Thread(target=lambda: pytest.raises(StoreUnavailableError, store.read, one(1), timeout=1))
+
+        def wait_in_vain() -> None:
+            with pytest.raises(StoreUnavailableError):
+                store.read(one(1), timeout=1)
+
+        first = threading.Thread(target=wait_in_vain)
         first.start()
         time.sleep(0.1)
         start = time.monotonic()

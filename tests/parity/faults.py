@@ -15,9 +15,11 @@ from llmfeatures.schema import ParquetSource
 Undo = Callable[[], None]
 
 
-def plant(fault: str | None) -> Undo:
-    """Plant a fault in this process; the returned function takes it out again."""
-    return (lambda: None) if fault is None else FAULTS[fault]()
+def plant(fault: str | None, *, where: str) -> Undo:
+    """Plant a fault in the process that fills the store, or in the one that reads it; the result takes it out again."""
+    if fault is None or (fault in IN_READER) != (where == "reader"):
+        return lambda: None
+    return FAULTS[fault]()
 
 
 def _patch(target: Any, name: str, value: Any) -> Undo:
@@ -101,3 +103,5 @@ FAULTS: dict[str, Callable[[], Undo]] = {
     "null taken for missing": _null_taken_for_missing,
     "last write wins": _last_write_wins,
 }
+IN_READER = ("ttl ignored online", "null taken for missing")
+"""The faults of the online read; the others are of the way there."""

@@ -10,7 +10,7 @@ from tests.parity.faults import plant
 
 def fill(root: str, moments: list[datetime], fault: str | None) -> None:
     """Materialize up to each moment in turn, in full first and then incrementally."""
-    undo = plant(fault)
+    undo = plant(fault, where="filler")
     try:
         for moment in moments:
             project = Project.load(root, now=lambda moment=moment: moment)

@@ -40,7 +40,7 @@ def differences(world: World, online: str, pool: ProcessPoolExecutor, fault: str
     try:
         world.write(root, online)
         pool.submit(fill, str(root), [world.before, world.at], fault).result()
-        undo = plant(fault)
+        undo = plant(fault, where="reader")
         try:
             return _differences(world, root)
         finally:
@@ -106,7 +106,7 @@ def seen(ctx: Any) -> Any:
     )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=80, deadline=None, suppress_health_check=QUIET)
 @given(world=worlds())
 def test_online_and_historical_prompts_are_the_same_bytes(
     world: World, online: str, other_process: ProcessPoolExecutor
