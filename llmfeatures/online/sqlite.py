@@ -269,18 +269,18 @@ class SqliteStore:
         """Whether a file is an online store; False for an empty one."""
         assert file.connection is not None
         try:
-            application, version = _header(file.connection)
+            application, version, tables = _contents(file.connection)
         except sqlite3.OperationalError:
             if not self._is_frozen():
                 raise
             file.connection.close()
             # Good for one read: a writer may come, and SQLite does not look for one then.
             file.connection, file.identity = self._connect("ro&immutable=1", 0), None
-            application, version = _header(file.connection)
+            application, version, tables = _contents(file.connection)
         if application == APPLICATION_ID:
             check_format(str(version), str(self._path))
             return True
-        if application or version or file.connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        if application or version or tables:
             raise FormatError(f"{self._path} is a database of something else: give the online store another path")
         return False
 
@@ -363,6 +363,15 @@ def _header(connection: sqlite3.Connection) -> tuple[int, int]:
     """The application id and the format number in the file's header."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     return application, connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _contents(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """The header and the number of tables, of one moment: another process may be making the store."""
+    connection.execute("BEGIN")
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application, version = _header(connection)
+    connection.execute("COMMIT")
+    return application, version, tables
 
 
 def _use_log(connection: sqlite3.Connection) -> None:

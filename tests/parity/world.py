@@ -90,6 +90,7 @@ def worlds(draw: st.DrawFn) -> World:
     # few keys, so that rows meet: late ones, corrections and ties are what can go wrong
     pool = draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True))
     names: list[tuple[str, str]] = []
+    moments = [12, 30]
     times = st.integers(0, 24) | st.sampled_from([3_600_000_000 + near for near in (-1, 0, 1)])
     for number in range(count):
         entity = draw(st.sampled_from(entities))
@@ -97,6 +98,7 @@ def worlds(draw: st.DrawFn) -> World:
         features = [(f"f{number}_{index}", dtype) for index, dtype in enumerate(dtypes)]
         created = draw(st.booleans())
         rows = draw(st.lists(_row(entity, dtypes, times, pool), max_size=12))
+        moments += [moment for row in rows for moment in (row["event"], row["created"]) if moment is not None]
         tables[f"view{number}"] = _table(entity, features, rows, created)
         view: dict[str, Any] = {
             "name": f"view{number}",
@@ -110,8 +112,9 @@ def worlds(draw: st.DrawFn) -> World:
         ttl = draw(st.sampled_from(TTLS))
         views.append({**view, "ttl": ttl} if ttl else view)
         names += [(name, dtype) for name, dtype in features]
-    at = draw(times) + draw(st.sampled_from([0, *_offsets([view.get("ttl") for view in views] + [max_age])]))
-    before = draw(st.integers(0, max(at, 0)))
+    edges = _offsets([view.get("ttl") for view in views] + [max_age])
+    at = draw(st.sampled_from(moments)) + draw(st.sampled_from([0, *edges]))
+    before = draw(st.sampled_from([moment for moment in (*moments, at - 1, at) if moment <= at]))
     used = {entity["name"]: entity for entity in entities if any(view["entity"] == entity["name"] for view in views)}
     parameters = {key: dtype for entity in used.values() for key, dtype in entity["join_keys"].items()}
     entity_keys = [

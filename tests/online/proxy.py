@@ -1,0 +1,119 @@
+"""A TCP proxy in front of a Redis server that delays, duplicates, injects, withholds or dribbles replies on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+Change = Callable[[bytes], list[bytes]]
+"""What becomes of one reply: the replies that are sent instead."""
+
+
+def unchanged(reply: bytes) -> list[bytes]:
+    return [reply]
+
+
+class Proxy:
+    """The proxy's knobs, which a test may turn at any time."""
+
+    def __init__(self, upstream: int) -> None:
+        self.upstream = upstream
+        self.port = 0
+        self.change: Change = unchanged
+        self.delay: Callable[[], float] = float
+        """Seconds that each packet of replies waits."""
+        self.dribble = 0.0
+        """Seconds between two bytes of a reply; 0 for none."""
+        self.accepted = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.accepted += 1
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            answers, requests = await asyncio.open_connection("127.0.0.1", self.upstream)
+            tasks = [
+                asyncio.ensure_future(self._requests(reader, requests)),
+                asyncio.ensure_future(self._replies(answers, writer)),
+            ]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                requests.transport.abort()
+        writer.transport.abort()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held = b""
+        while data := await reader.read(65536):
+            held += data
+            out = b""
+            while size := reply_size(held):
+                reply, held = held[:size], held[size:]
+                out += b"".join(self.change(reply))
+            if seconds := self.delay():
+                await asyncio.sleep(seconds)
+            for piece in [out[i : i + 1] for i in range(len(out))] if self.dribble else [out]:
+                writer.write(piece)
+                await asyncio.sleep(self.dribble)
+
+
+def reply_size(data: bytes, start: int = 0) -> int:
+    """How many bytes the first reply in ``data`` has; 0 when it is not there as a whole."""
+    end = data.find(b"\r\n", start)
+    if end < 0:
+        return 0
+    kind, body = data[start : start + 1], end + 2
+    if kind == b"$":
+        size = int(data[start + 1 : end])
+        after = body if size < 0 else body + size + 2
+        return after - start if after <= len(data) else 0
+    if kind == b"*":
+        at = body
+        for _ in range(max(int(data[start + 1 : end]), 0)):
+            size = reply_size(data, at)
+            if not size:
+                return 0
+            at += size
+        return at - start
+    return body - start
+
+
+@contextlib.contextmanager
+def proxy_to(upstream: int) -> Iterator[Proxy]:
+    """A proxy for the length of a block, in a thread of its own."""
+    proxy = Proxy(upstream)
+    ready: Future[asyncio.AbstractEventLoop] = Future()
+    done = asyncio.Event()
+
+    async def main() -> None:
+        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+        proxy.port = server.sockets[0].getsockname()[1]
+        ready.set_result(asyncio.get_running_loop())
+        await done.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    loop = ready.result(10)
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
