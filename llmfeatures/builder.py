@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
@@ -33,7 +33,6 @@ from llmfeatures.version import __version__
 CLOCKS: tuple[ClockName, ...] = ("event", "known")
 Timeout = float | timedelta | str | None
 """Seconds, a timedelta, or text such as ``250ms``; None is the configured one."""
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 Parts = Generator[Any, Any, ReadResult]
 
 
@@ -115,12 +114,11 @@ class _Builder:
         at = moment("as_of", as_of)
         if clock not in CLOCKS:
             raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
-        chosen = cast("ClockName", clock)
-        found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, chosen)
+        found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, clock)
         if found.errors:
             raise SourceError(next(iter(found.errors.values())))
         return [
-            _context(plan, call, slots, at, "offline", chosen, None)
+            _context(plan, call, slots, at, "offline", clock, None)
             for call, slots in zip(calls, found.slots, strict=True)
         ]
 
@@ -224,14 +222,14 @@ class ContextBuilder(_Builder):
         read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
         return self._online(plan, calls, self._store.run(read, seconds(timeout)))
 
-    def inject(self, prompt: str) -> Callable[[_Function], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorate a function that takes ``ctx`` and the prompt's keys and inputs by name: ``ctx`` is built per call.
 
         Raises:
             RequestError: when decorating, a name that the prompt needs is no parameter of the function.
         """
 
-        def decorate(function: _Function) -> Callable[..., Any]:
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
                 raise RequestError(f"{function.__name__} is async; decorate it with AsyncContextBuilder.inject")
             arguments = self._injected(prompt, function)
@@ -303,10 +301,10 @@ class AsyncContextBuilder(_Builder):
         read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
         return self._online(plan, calls, await self._store.run(read, seconds(timeout)))
 
-    def inject(self, prompt: str) -> Callable[[_Function], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """As `ContextBuilder.inject`, for ``async def`` and async generators."""
 
-        def decorate(function: _Function) -> Callable[..., Any]:
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments = self._injected(prompt, function)
             if inspect.isasyncgenfunction(function):
 

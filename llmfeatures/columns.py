@@ -181,7 +181,9 @@ def whole(array: Array) -> Array:
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         elif isinstance(array, pa.DictionaryArray):
-            array = array.dictionary_decode()
+            words = array.dictionary  # views cannot be taken by index
+            words = pc.cast(words, pa.string()) if pt.is_string_view(words.type) else words
+            array = pa.DictionaryArray.from_arrays(array.indices, words).dictionary_decode()
         elif isinstance(array, pa.RunEndEncodedArray):
             array = pc.run_end_decode(array)
         else:

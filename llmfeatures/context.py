@@ -213,14 +213,7 @@ class PromptContext(_Frozen):
         dtypes = {name: parse_dtype(origin.dtype) for name, origin in manifest.features.items()}
         typed = {**dtypes, **{name: parse_dtype(dtype) for name, dtype in manifest.inputs.items()}}
         features = {
-            name: FeatureValue(
-                _typed(dtypes[name], one["value"]),
-                one["status"],
-                None if one["event_timestamp"] is None else datetime.fromisoformat(one["event_timestamp"]),
-            )
-            if isinstance(one, dict)
-            else one
-            for name, one in cast("dict[str, Any]", given["features"]).items()
+            name: _feature_value(dtypes[name], one) for name, one in cast("dict[str, Any]", given["features"]).items()
         }
         values = {
             name: _typed(typed[name], value) if name in typed else value for name, value in given["values"].items()
@@ -245,6 +238,15 @@ def context_from(fields: dict[str, Any]) -> PromptContext:
 def prompt_id(messages: Sequence[tuple[str, str]]) -> str:
     """SHA-256, in hex, of the compact UTF-8 JSON ``[[role, content], ...]``."""
     return hashlib.sha256(orjson.dumps([(role, content) for role, content in messages])).hexdigest()
+
+
+def _feature_value(dtype: DType, given: Any) -> FeatureValue:
+    if isinstance(given, FeatureValue):
+        return given
+    event = given["event_timestamp"]
+    return FeatureValue(
+        _typed(dtype, given["value"]), given["status"], None if event is None else datetime.fromisoformat(event)
+    )
 
 
 def _typed(dtype: DType, value: Any) -> Any:

@@ -69,7 +69,8 @@ def make_project(
         "views:\n"
         "  - {name: segment, entity: user, features: {segment: str}, "
         f"source: {{path: data/segment.parquet, created_timestamp: created_timestamp}}{limit}}}\n"
-        f"  - {{name: activity, entity: user, features: {{watched: int}}, source: data/watched.parquet{limit}}}\n{extra}"
+        f"  - {{name: activity, entity: user, features: {{watched: int}}, "
+        f"source: data/watched.parquet{limit}}}\n{extra}"
     )
     for name, text in (prompts or {"home": DEFAULT_PROMPT}).items():
         path = root / "prompts" / f"{name}.prompt.j2"

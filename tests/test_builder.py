@@ -34,7 +34,8 @@ features:
 {{ segment }} watched {{ watched }}
 """,
     "strict": "{{ segment }}",
-    "guarded": "---\nfeatures:\n  segment: {on_missing: none}\n---\n{% if segment is none %}nothing{% else %}{{ segment }}{% endif %}",
+    "guarded": "---\nfeatures:\n  segment: {on_missing: none}\n---\n"
+    "{% if segment is none %}nothing{% else %}{{ segment }}{% endif %}",
     "careful": "---\nfeatures:\n  segment: {default: unknown, on_unavailable: error}\n---\n{{ segment }}",
     "fresh": "---\nfeatures:\n  watched: {default: -1, max_age: 1h}\n---\n{{ watched }}",
     "support/ask": """---
@@ -336,7 +337,7 @@ def test_roles_give_two_of_the_same_entity(root: Path) -> None:
     assert ctx.text == "power_user buys from unknown (who)"
     assert list(ctx.features) == ["buyer.segment", "seller.segment"]
     (root / "prompts" / "vague.prompt.j2").write_text("---\nentities: {buyer: user, seller: user}\n---\n{{ segment }}")
-    with pytest.raises(PromptError, match="write buyer.segment or seller.segment"):
+    with pytest.raises(PromptError, match=r"write buyer\.segment or seller\.segment"):
         builder.plan("vague")
 
 

@@ -30,7 +30,8 @@ inputs:
   question: {type: str}
   limit: {type: int, default: 3}
 ---
-{% message "system" %}{{ segment }} {{ watched }}{% endmessage %}{% message "user" %}{{ question }} {{ limit }}{% endmessage %}
+{% message "system" %}{{ segment }} {{ watched }}{% endmessage %}
+{% message "user" %}{{ question }} {{ limit }}{% endmessage %}
 """
 
 
@@ -70,13 +71,10 @@ def test_rows_in_are_rows_out_with_reasons(project: Project) -> None:
     assert len({row["id"] for row in rows}) == 7
     assert (history.summary.rows, history.summary.errors, history.summary.hidden) == (7, 1, 1)
     assert history.summary.statuses["segment"] == {"present": 2, "missing": 4, "null": 1}
-    assert (
-        list(rows[0])
-        == (
-            "id prompt version prompt_id as_of clock entity inputs messages features statuses timestamps documents target "
-            "metadata error"
-        ).split()
-    )
+    assert list(rows[0]) == [
+        "id", "prompt", "version", "prompt_id", "as_of", "clock", "entity", "inputs", "messages", "features", "statuses",
+        "timestamps", "documents", "target", "metadata", "error",
+    ]  # fmt: skip
 
 
 def test_the_event_clock_sees_what_had_not_arrived(project: Project) -> None:

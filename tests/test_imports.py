@@ -21,8 +21,9 @@ def test_import_loads_nothing_heavy() -> None:
 
 def test_definitions_and_builders_load_nothing_heavy_either() -> None:
     code = (
-        "from llmfeatures import *; import sys; Registry([FeatureView('v', Entity('u', join_key='k'), 'p', {'a': 'int'})])"
-        f"; print([name for name in {HEAVY} if name in sys.modules and name not in ('pyarrow',)])"
+        "from llmfeatures import *; import sys; "
+        "Registry([FeatureView('v', Entity('u', join_key='k'), 'p', {'a': 'int'})]); "
+        f"print([name for name in {HEAVY} if name in sys.modules and name not in ('pyarrow',)])"
     )
     assert _fresh(code) == "[]"
 

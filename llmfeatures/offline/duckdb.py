@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
@@ -50,6 +51,7 @@ class DuckDBStore:
         self._temp_directory = None if temp_directory is None else Path(temp_directory)
         self._lock = threading.Lock()
         self._database: Database | None = None
+        _STORES.add(self)
 
     def check(self, view: FeatureView) -> list[str]:
         """As `OfflineStore.check`."""
@@ -131,7 +133,7 @@ class DuckDBStore:
         """As `OfflineStore.close`."""
         with self._lock:
             database, self._database = self._database, None
-        if database is not None and database.pid == os.getpid():
+        if database is not None:
             database.close()
 
     @contextmanager
@@ -149,6 +151,26 @@ class DuckDBStore:
             return self._opened().folder
 
     def _opened(self) -> Database:
-        if self._database is None or self._database.pid != os.getpid():
+        if self._database is None:
             self._database = Database(self.root, self._memory_limit, self._threads, self._temp_directory)
         return self._database
+
+    def _forked(self) -> None:
+        """In a child process: leave the parent's database alone, even its end, and start anew."""
+        _OF_PARENTS.append(self._database)
+        self._database = None
+        self._lock = threading.Lock()
+
+
+_STORES: weakref.WeakSet[DuckDBStore] = weakref.WeakSet()
+_OF_PARENTS: list[Database | None] = []
+"""Databases of the process that this one was forked from: their threads are not here, so they can never be closed."""
+
+
+def _after_fork() -> None:
+    for store in list(_STORES):
+        store._forked()  # pyright: ignore[reportPrivateUsage]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -110,8 +110,8 @@ def _named(prefix: str, keyset: tuple[str, ...]) -> str:
 class Answer:
     """The answers to one lookup.
 
-    The table ``winners_N`` has ``e, v0…`` of the winners by ``_row``, or by the number ``u`` of the key when each key is
-    asked for at ``one`` moment only; then it has ``hidden`` too. Else the table ``hidden_N``, if any, has the rows.
+    The table ``winners_N`` has ``e, v0…`` of the winners by ``_row``; or by the number ``u`` of the key, and ``hidden``
+    with it, when each key is asked for at ``one`` moment only. Else the table ``hidden_N``, if any, has those rows.
     """
 
     lookup: Lookup
@@ -200,23 +200,23 @@ class _Search:
     def steps(self, asks: str, hidden: str, *, created: bool) -> bool:
         """Each key has steps, the moments at which its winner changes: the last one by then.
 
+        The last event wins if it had arrived, and mostly it had; only where it had not are arrivals looked at.
+
         Returns whether there is a table of rows that the clock hides.
         """
         count = len(self.lookup.features)
         run(self.con, sql.history_table(self.keys, self.keyset, self._rows, count))
-        late = created and run(self.con, sql.LATE)[0][0] > 0
-        run(self.con, sql.STEPS[late])
         run(self.con, sql.found_table(asks))
         run(self.con, sql.BEST)
+        late = created and run(self.con, sql.LATE)[0][0] > 0
+        if late and run(self.con, sql.hidden_table(hidden, asks))[0][0]:
+            for statement in sql.late_steps(hidden):
+                run(self.con, statement)
         tied: list[str] | None = None
         if run(self.con, sql.TIES)[0][0]:
             run(self.con, sql.GROUPS)
             tied = self._pick()
         run(self.con, sql.winners_table(self.winners, sql.names("v", count), tied))
-        if late:
-            for statement in sql.hidden_tables(hidden, asks):
-                run(self.con, statement)
-        run(self.con, f"DROP {'TABLE' if late else 'VIEW'} steps")
         self._drop()
         return late
 

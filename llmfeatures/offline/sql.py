@@ -137,7 +137,8 @@ def all_present(columns: Iterable[str]) -> str:
 def keys_table(table: str, columns: Sequence[str]) -> str:
     """The distinct whole keys of the spine, each numbered (``u``), with the first and last moment asked for."""
     return (
-        f"CREATE TEMP TABLE {table} AS SELECT {commas(columns)}, (row_number() OVER ())::INTEGER AS u, min(t) AS first, max(t) AS t "
+        f"CREATE TEMP TABLE {table} AS SELECT {commas(columns)}, (row_number() OVER ())::INTEGER AS u, "
+        "min(t) AS first, max(t) AS t "
         f"FROM spine WHERE t IS NOT NULL AND {all_present(columns)} GROUP BY {commas(columns)}"
     )
 
@@ -169,8 +170,8 @@ def newest_table(table: str, keys: str, columns: Sequence[str], rows: str, value
         f"CREATE TEMP TABLE {table} AS WITH history AS MATERIALIZED ("
         f"SELECT {history} FROM ({rows}) r JOIN {keys} k ON {on} WHERE r.e <= k.t), "
         f"top AS (SELECT u, max({known}) AS n, max({order}) AS n_all FROM history GROUP BY u) "
-        f"SELECT top.u, h.e, h.c, top.n IS DISTINCT FROM top.n_all AS hidden, {commas(names('v', values, 'h'))} FROM top "
-        f"LEFT JOIN (SELECT *, {order} AS n FROM history) h ON h.u = top.u AND h.n = top.n"
+        f"SELECT top.u, h.e, h.c, top.n IS DISTINCT FROM top.n_all AS hidden, {commas(names('v', values, 'h'))} "
+        f"FROM top LEFT JOIN (SELECT *, {order} AS n FROM history) h ON h.u = top.u AND h.n = top.n"
     )
 
 
@@ -190,10 +191,10 @@ def newest_groups(table: str) -> str:
 def newest_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
     """Put the picked rows in the place of the tied ones. ``tied`` names the values in the table ``tied``."""
     settled = commas(["x.u", "x.e", "x.c", "x.hidden"], (f"t.{one}" for one in tied))
-    chosen = f"SELECT {settled} FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
+    chosen = "FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
     return (
-        f"DELETE FROM {table} WHERE u IN (SELECT x.u FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x USING (g))",
-        f"INSERT INTO {table} {chosen}",
+        f"DELETE FROM {table} WHERE u IN (SELECT x.u {chosen})",
+        f"INSERT INTO {table} SELECT {settled} {chosen}",
     )
 
 
@@ -209,41 +210,66 @@ def history_table(keys: str, columns: Sequence[str], rows: str, values: int) -> 
 LATE = "SELECT count(*) FROM (SELECT 1 FROM history WHERE c > e LIMIT 1)"
 """Whether any row was created after it happened; if none was, both clocks agree."""
 
-STEPS = {
-    False: "CREATE TEMP VIEW steps AS SELECT u, e AS a, e, c, rowid AS id FROM history",
-    # A row counts from `a` on, and only while no row that counts has a greater event: what is left is, at each moment,
-    # the winner's event. Among rows of one event `a` rises with `c`, so the last `a` holds the winner.
-    True: "CREATE TEMP TABLE steps AS SELECT u, a, e, c, id FROM ("
-    "SELECT u, a, e, c, id, max(e) OVER (PARTITION BY u ORDER BY a RANGE UNBOUNDED PRECEDING) AS top "
-    "FROM (SELECT u, greatest(e, c) AS a, e, c, rowid AS id FROM history)) WHERE e = top",
-}
-"""From when on (``a``) each row of the history can win; True: some rows were created after they happened,
-and count from their creation."""
-
 
 def found_table(asks: str) -> str:
-    """The last step of each ask. Rows tied on ``(u, a)`` give the same answer here, so it is one answer."""
+    """The last event of each ask, whatever had arrived: a step at ``a``, and all rows of it tie there as one."""
     return (
-        "CREATE TEMP TABLE found AS SELECT q._row, s.u, s.a "
-        f"FROM {asks} q ASOF JOIN (SELECT u, a FROM steps) s ON q.u = s.u AND q.t >= s.a"
+        "CREATE TEMP TABLE found AS SELECT q._row, false AS late, h.u, h.e AS a "
+        f"FROM {asks} q ASOF JOIN (SELECT u, e FROM history) h ON q.u = h.u AND q.t >= h.e"
     )
 
 
-BEST = (
-    "CREATE TEMP TABLE best AS SELECT u, a, max(e) AS e, max(c) AS c, arg_max(id, c) AS id, arg_max(n, c) AS n FROM ("
-    "SELECT u, a, c, max(e) AS e, min(id) AS id, count(*) AS n FROM steps "
-    "SEMI JOIN (SELECT DISTINCT u, a FROM found) f USING (u, a) GROUP BY u, a, c) GROUP BY u, a"
-)
+def _best(steps: str, late: str) -> str:
+    return (
+        f"SELECT {late} AS late, u, a, max(e) AS e, max(c) AS c, arg_max(id, c) AS id, arg_max(n, c) AS n FROM ("
+        f"SELECT u, a, c, max(e) AS e, min(id) AS id, count(*) AS n FROM ({steps}) s "
+        f"SEMI JOIN (SELECT DISTINCT u, a FROM found WHERE late = {late}) f USING (u, a) GROUP BY u, a, c) "
+        "GROUP BY u, a"
+    )
+
+
+BEST = f"CREATE TEMP TABLE best AS {_best('SELECT u, e AS a, e, c, rowid AS id FROM history', 'false')}"
 """Of the rows of each found step the last created (``id``), and how many are tied with it (``n``)."""
+
+
+def hidden_table(table: str, asks: str) -> str:
+    """The asks whose last event had not arrived: another row of it may have, or an older one. ``_row, u, t``."""
+    return (
+        f"CREATE TEMP TABLE {table} AS SELECT q._row, q.u, q.t FROM {asks} q JOIN found f USING (_row) "
+        "JOIN best b ON f.u = b.u AND f.a = b.a WHERE b.c > q.t"
+    )
+
+
+def late_steps(hidden: str) -> tuple[str, ...]:
+    """Search again for the hidden asks, with each row counting from its creation on.
+
+    A row counts from ``a`` on, and only while no row that counts has a greater event: what is left is, at each moment,
+    the winner's event. Among rows of one event ``a`` rises with ``c``, so the last ``a`` holds the winner.
+    """
+    rows = (
+        "SELECT u, greatest(e, c) AS a, e, c, rowid AS id FROM history "
+        f"SEMI JOIN (SELECT DISTINCT u FROM {hidden}) k USING (u)"
+    )
+    steps = (
+        "CREATE TEMP TABLE steps AS SELECT u, a, e, c, id FROM (SELECT u, a, e, c, id, max(e) OVER ("
+        f"PARTITION BY u ORDER BY a RANGE UNBOUNDED PRECEDING) AS top FROM ({rows})) WHERE e = top"
+    )
+    found = (
+        "INSERT INTO found SELECT q._row, true, s.u, s.a "
+        f"FROM {hidden} q ASOF JOIN (SELECT u, a FROM steps) s ON q.u = s.u AND q.t >= s.a"
+    )
+    forgotten = f"DELETE FROM found WHERE _row IN (SELECT _row FROM {hidden})"
+    return steps, forgotten, found, f"INSERT INTO best {_best('SELECT * FROM steps', 'true')}"
+
 
 TIES = "SELECT count(*) FROM best WHERE n > 1"
 """How many found steps have rows tied on both timestamps."""
 
-GROUPS = "CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, u, a, e, c FROM best WHERE n > 1"
+GROUPS = "CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, late, u, a, e, c FROM best WHERE n > 1"
 """Those steps, numbered."""
 
-STEP_TABLES = ("history", "found", "best", "groups", "tied", "picked")
-"""The tables of one lookup that the next one makes anew; and ``steps``."""
+STEP_TABLES = ("history", "found", "best", "steps", "groups", "tied", "picked")
+"""The tables of one lookup that the next one makes anew."""
 
 
 def tied_rows_table(keys: str, columns: Sequence[str], rows: str, values: int) -> str:
@@ -259,29 +285,15 @@ def winners_table(table: str, values: Sequence[str], tied: Sequence[str] | None)
     """The winner of each answered spine row: ``_row, e, v0…``. ``tied`` names the same values in the table ``tied``."""
     untied = (
         f"SELECT f._row, h.e, {commas(f'h.{one}' for one in values)} FROM found f "
-        "JOIN best b ON f.u = b.u AND f.a = b.a JOIN history h ON h.rowid = b.id"
+        "JOIN best b ON f.late = b.late AND f.u = b.u AND f.a = b.a JOIN history h ON h.rowid = b.id"
     )
     if tied is None:
         return f"CREATE TEMP TABLE {table} AS {untied}"
-    chosen = (
-        "SELECT x.u, x.a, x.e, t.* EXCLUDE (g) FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
-    )
+    chosen = "SELECT x.late, x.u, x.a, x.e, t.* EXCLUDE (g) "
+        "FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
     return (
         f"CREATE TEMP TABLE {table} AS WITH chosen AS MATERIALIZED ({chosen}) "
-        f"{untied} WHERE NOT EXISTS (SELECT 1 FROM chosen x WHERE x.u = b.u AND x.a = b.a) "
+        f"{untied} WHERE NOT EXISTS (SELECT 1 FROM chosen x WHERE x.late = b.late AND x.u = b.u AND x.a = b.a) "
         f"UNION ALL SELECT f._row, x.e, {commas(f'x.{one}' for one in tied)} FROM found f "
-        "JOIN chosen x ON f.u = x.u AND f.a = x.a"
+        "JOIN chosen x ON f.late = x.late AND f.u = x.u AND f.a = x.a"
     )
-
-
-def hidden_tables(table: str, asks: str) -> tuple[str, ...]:
-    """The spine rows for which the ``event`` clock's winner had not arrived: ``_row``."""
-    events = (
-        "CREATE TEMP TABLE events AS SELECT q._row, q.t, h.u, h.e "
-        f"FROM {asks} q ASOF JOIN (SELECT u, e FROM history) h ON q.u = h.u AND q.t >= h.e"
-    )
-    late = (
-        f"CREATE TEMP TABLE {table} AS SELECT f._row FROM events f JOIN (SELECT u, e, max(c) AS c FROM history "
-        "SEMI JOIN (SELECT DISTINCT u, e FROM events) f USING (u, e) GROUP BY u, e) m USING (u, e) WHERE m.c > f.t"
-    )
-    return events, late, "DROP TABLE events"

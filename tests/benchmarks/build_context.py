@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.build_context [ROUNDS]
 
-It starts a Redis of its own on loopback with 10,000 users. A busy loop of the lowest priority keeps the cores awake, since on
-an idle machine every round trip pays for waking one, which hides what the software costs. Each round times the three
-in turns, user by user; it prints the median of each round and the ratio of the medians. The timed call
+It starts a Redis of its own on loopback with 10,000 users. A busy loop of the lowest priority keeps the cores awake,
+since on an idle machine every round trip pays for waking one, which hides what the software costs. Each round
+times the three in turns, user by user; it prints the median of each round and the ratio of the medians. The timed call
 reads ``messages``, ``prompt_id`` and every status, keeps nothing between calls and has the default timeout.
 """
 

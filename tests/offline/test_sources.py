@@ -136,16 +136,14 @@ def test_hive_partitions_are_columns_of_the_views_types(store: DuckDBStore, tmp_
 def test_files_of_differing_columns(store: DuckDBStore, tmp_path: Path) -> None:
     write(tmp_path / "u" / "1.parquet")
     write(tmp_path / "u" / "2.parquet", names=("user_id", "event_timestamp", "y"), user_id=["b", "c"], y=["p", "q"])
-    assert found(store, view("u")) == [1, None, None]
-    assert found(store, view("u", {"y": "str"})) == [None, "p", "q"]
+    assert found(store, view("u")) == [1, 2, None]
+    assert found(store, view("u", {"y": "str"})) == [None, None, "q"]
 
 
 def test_files_that_disagree_on_a_type(store: DuckDBStore, tmp_path: Path) -> None:
     write(tmp_path / "m" / "1.parquet")
     write(tmp_path / "m" / "2.parquet", user_id=[1, 2])
-    assert "'user_id' is of type int in some files and string in others" in refused(
-        store, view("m"), "disagree" if False else "in some files"
-    )
+    assert "'user_id' is of type int in some files and string in others" in refused(store, view("m"), "in some files")
     write(tmp_path / "f" / "1.parquet", x=pa.array([0.1, 0.2], pa.float32()))
     write(tmp_path / "f" / "2.parquet", x=[0.1, 0.2])
     refused(store, view("f", {"x": "float"}), "in some files")
@@ -161,8 +159,8 @@ def test_a_query(store: DuckDBStore, tmp_path: Path) -> None:
     for query in (
         "SELECT * FROM read_csv('data/x.csv')",
         "FROM 'data/x.csv' -- all of it",
-        "WITH w AS (FROM 'data/*.csv') SELECT user_id, at, x FROM w;",
-        "SELECT user_id, at, x::FLOAT::INT AS x FROM 'data/x.csv' ORDER BY x LIMIT 10 ;  ",
+        "WITH w AS (FROM 'data/*.csv') SELECT user_id, w.at, x FROM w;",
+        "SELECT user_id, \"at\", x::FLOAT::INT AS x FROM 'data/x.csv' ORDER BY x LIMIT 10 ;  ",
     ):
         assert found(store, view(SqlSource(query, event_timestamp="at"))) == [1, 2, None]
     for query, said in (
@@ -172,7 +170,7 @@ def test_a_query(store: DuckDBStore, tmp_path: Path) -> None:
         ("SELECT nope FROM 'data/x.csv'", "nope"),
         ("FROM 'gone.csv'", "gone.csv"),
         ("FROM somewhere", "somewhere"),
-        ("SELECT user_id, at FROM 'data/x.csv'", "no column 'x'"),
+        ("SELECT user_id, \"at\" FROM 'data/x.csv'", "no column 'x'"),
     ):
         refused(store, view(SqlSource(query, event_timestamp="at")), said)
 
