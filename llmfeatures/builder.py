@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
-from llmfeatures.context import FeatureValue, PromptContext, context_from, prompt_id
+from llmfeatures.context import FeatureValue, PromptContext, prompt_id, unvalidated
 from llmfeatures.errors import (
     ConfigError,
     InvalidValueError,
@@ -408,7 +408,8 @@ def _context(
     problem: str | None,
 ) -> PromptContext:
     finished = plan.finish(slots, call.keys, call.inputs, as_of)
-    return context_from(
+    return unvalidated(
+        PromptContext,
         {
             "request_id": os.urandom(16).hex(),
             "prompt": plan.name,
@@ -424,7 +425,7 @@ def _context(
             "manifest": plan.manifest(
                 finished.features, call.keys, source=source, clock=clock, problem=problem, library=__version__
             ),
-        }
+        },
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llmfeatures import codec
 from llmfeatures.clock import back
-from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest
+from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, unvalidated
 from llmfeatures.errors import (
     FeatureNotPresentError,
     InvalidValueError,
@@ -396,15 +396,18 @@ class PromptPlan:
     ) -> Manifest:
         """Where each part of a prompt came from."""
         degraded = any(found.status == "unavailable" for found in features.values())
-        return Manifest.model_construct(
-            source=source,
-            clock=clock,
-            degraded=degraded,
-            problem=problem,
-            keys=keys,
-            inputs=self.input_dtypes,
-            features=self.origins,
-            library=library,
+        return unvalidated(
+            Manifest,
+            {
+                "source": source,
+                "clock": clock,
+                "degraded": degraded,
+                "problem": problem,
+                "keys": keys,
+                "inputs": self.input_dtypes,
+                "features": self.origins,
+                "library": library,
+            },
         )
 
 

@@ -72,8 +72,8 @@ def test_rows_in_are_rows_out_with_reasons(project: Project) -> None:
     assert (history.summary.rows, history.summary.errors, history.summary.hidden) == (7, 1, 1)
     assert history.summary.statuses["segment"] == {"present": 2, "missing": 4, "null": 1}
     assert list(rows[0]) == [
-        "id", "prompt", "version", "prompt_id", "as_of", "clock", "entity", "inputs", "messages", "features", "statuses",
-        "timestamps", "documents", "target", "metadata", "error",
+        "id", "prompt", "version", "prompt_id", "as_of", "clock", "entity", "inputs", "messages", "features",
+        "statuses", "timestamps", "documents", "target", "metadata", "error",
     ]  # fmt: skip
 
 

@@ -289,8 +289,10 @@ def winners_table(table: str, values: Sequence[str], tied: Sequence[str] | None)
     )
     if tied is None:
         return f"CREATE TEMP TABLE {table} AS {untied}"
-    chosen = "SELECT x.late, x.u, x.a, x.e, t.* EXCLUDE (g) "
+    chosen = (
+        "SELECT x.late, x.u, x.a, x.e, t.* EXCLUDE (g) "
         "FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
+    )
     return (
         f"CREATE TEMP TABLE {table} AS WITH chosen AS MATERIALIZED ({chosen}) "
         f"{untied} WHERE NOT EXISTS (SELECT 1 FROM chosen x WHERE x.late = b.late AND x.u = b.u AND x.a = b.a) "

@@ -144,6 +144,8 @@ local function write()
   local replace_before = take()
   local ttls, views = take_ttls(), take_views()
   local written, stamp = 0, now()
+  -- A clock that was set back must not date a run's rows before its own beginning: its sweep would remove them.
+  if less(stamp, replace_before) then stamp = replace_before end
   for i = 2, #KEYS do
     local key, entity_key = KEYS[i], take()
     for _ = 1, take_number() do

@@ -357,8 +357,10 @@ def _pool(kind: Any, url: str, client: Any) -> Any:
     try:
         return kind.from_url(url)
     except ValueError as error:
+        # Nothing of the URL: what makes it unreadable may be a password.
         raise ConfigError(
-            f"{_shown(url, {})!r} is no URL of an online store ({error}); write one like redis://localhost:6379/0"
+            "the online store's URL cannot be read; write one like redis://localhost:6379/0, and special characters of "
+            "a password percent-encoded"
         ) from error
 
 

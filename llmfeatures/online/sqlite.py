@@ -118,7 +118,9 @@ class SqliteStore:
         written = 0
         while batch := list(islice(winners, _KEYS)):
             with self._changing() as connection:
-                now = stamp(system_clock())
+                # A clock that was set back must not date a run's rows before its own beginning: its sweep would
+                # remove them.
+                now = max(stamp(system_clock()), replace_before or "")
                 for key, views in batch:
                     for row in views.values():
                         written += self._put(connection, self._prefix + key, row, now, replace_before)

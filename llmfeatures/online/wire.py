@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import secrets
+import ssl
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -30,6 +31,8 @@ _turns = itertools.count()
 _CHUNK = 65536
 _kept: list[object] = []
 """What a forked child must neither use nor close."""
+_CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""What a connection raises that the other side has closed."""
 _IN_SCRIPT = re.compile(r"-?\b(READONLY|OOM|NOPERM|MISCONF|NOREPLICAS|WRONGTYPE)\b")
 _CHATTY = ("maint_", "maintenance_", "orig_", "oss_cluster_", "retry", "himport_", "lib_", "driver_info", "event_")
 
@@ -80,8 +83,7 @@ class _Answers:
             answer = gets()
             if answer is _MORE:
                 return False
-            if type(answer) is not hiredis.PushNotification:
-                answers.append(answer)
+            answers.append(answer)
         return True
 
     def check(self, answers: list[Any], token: str) -> None:
@@ -152,7 +154,7 @@ class Line:
                     raise ConnectionResetError("the server closed the connection")
                 started = True
                 reader.feed(buffer, 0, size)
-        except ConnectionError as error:
+        except _CLOSED as error:
             if started:
                 raise
             raise StaleError from error
@@ -202,7 +204,7 @@ class AsyncLine:
                     raise ConnectionResetError("the server closed the connection")
                 started = True
                 reader.feed(received)
-        except ConnectionError as error:
+        except _CLOSED as error:
             if started:
                 raise
             raise StaleError from error

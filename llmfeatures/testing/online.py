@@ -260,6 +260,12 @@ class OnlineStoreTests:
         assert store.write([activity(1, 1), activity(1, 3), activity(1, 2)], replace_before=began).written == 1
         assert self._held(store, key_of(1)) == _cells(activity(1, 3))
 
+    def test_a_run_is_never_dated_before_its_beginning(self, store: OnlineStore) -> None:
+        """A clock may be set back in the middle of a run; its sweep must not remove what it wrote."""
+        store.write([activity(1)], replace_before=NEVER)
+        assert self._written(store, key_of(1), "activity") == NEVER
+        assert store.sweep(ACTIVITY, USER, NEVER) == 0
+
     # Sweeping
 
     def test_sweep_removes_what_was_written_before(self, store: OnlineStore) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from llmfeatures.online import redis as redis_module
 from llmfeatures.online.redis import AsyncRedisStore, RedisStore
 from llmfeatures.online.rows import prefix_of
 from llmfeatures.ports import OnlineStore, Read
-from llmfeatures.testing.online import ACTIVITY, NEVER, USER, OnlineStoreTests, activity, key_of, segment
+from llmfeatures.testing.online import ACTIVITY, NEVER, ORDER, USER, OnlineStoreTests, activity, key_of, segment
 from tests import servers
 from tests.servers import Server
 
@@ -193,6 +195,8 @@ def test_reads_and_writes_after_a_restart_of_the_server(namespace: str) -> None:
     with servers.start_redis(port=port):
         assert store.write([activity(1)]).written == 1
         assert store.read(one(1)) == [["1"]]
+    with servers.start_redis(port=port):
+        assert store.read(one(1)) == [[None]]
     store.close()
 
 
@@ -223,8 +227,10 @@ def test_a_server_that_is_not_there(namespace: str) -> None:
 
 
 def test_a_url_that_is_none(namespace: str) -> None:
-    with pytest.raises(ConfigError, match="redis://localhost"):
-        RedisStore("localhost:6379", namespace)
+    for url in ("localhost:6379", "redis://someone:hunter#2@localhost", "redis://someone:hunter2@localhost:port"):
+        with pytest.raises(ConfigError, match="redis://localhost") as caught:
+            RedisStore(url, namespace)
+        assert "hunter" not in str(caught.value)
 
 
 def test_passwords(namespace: str) -> None:
@@ -344,6 +350,29 @@ def test_few_connections_serve_many_threads(
         mine = [one for one in client.client_list() if one["cmd"] in {"echo", "hmget"}]
     assert 1 <= len(mine) <= 3
     store.close()
+
+
+# Locales
+
+
+def test_a_server_in_another_locale(namespace: str, tmp_path: Path) -> None:
+    """In a locale of people, '-' does not count and 'Z' comes after 'a'."""
+    if shutil.which("localedef") is None:
+        pytest.skip("no localedef to make a locale with")
+    done = subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "UTF-8", str(tmp_path / "en_US.UTF-8")], capture_output=True, check=False
+    )
+    if not (tmp_path / "en_US.UTF-8" / "LC_COLLATE").exists():
+        pytest.skip(f"localedef ends with {done.returncode}: it lacks the sources of locales")
+    environment = {"LC_ALL": "en_US.UTF-8", "LOCPATH": str(tmp_path)}
+    with servers.run("redis", servers.redis_binary(), environment=environment) as server, server.client() as client:
+        if client.eval("return 'Z' < 'a'", 0):
+            pytest.skip("the server does not take the locale")
+        store = RedisStore(server.url, namespace)
+        for number, (_, stored, new, wins) in enumerate(ORDER):
+            store.write([stored._replace(key=key_of(number))])
+            assert store.write([new._replace(key=key_of(number))]).written == int(wins)
+        store.close()
 
 
 # Expiry
