@@ -28,7 +28,6 @@ class Proxy:
         self.dribble = 0.0
         """Seconds between two bytes of a reply; 0 for none."""
         self.accepted = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -46,10 +45,11 @@ class Proxy:
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                requests.transport.abort()
+                writer.transport.abort()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                requests.transport.abort()
         writer.transport.abort()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,9 +105,11 @@ def proxy_to(upstream: int) -> Iterator[Proxy]:
         ready.set_result(asyncio.get_running_loop())
         await done.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
             task.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()

@@ -304,7 +304,7 @@ def test_a_server_that_hangs(namespace: str) -> None:
             start = time.monotonic()
             with pytest.raises(StoreUnavailableError, match=f"within {least} s"):
                 store.read(one(1), timeout=timeout)
-            assert least <= time.monotonic() - start < least + 0.2
+            assert least <= time.monotonic() - start < least + 0.5
 
 
 def test_waiting_for_a_connection_counts(redis_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_waiting_for_a_connection_counts(redis_server: Server, namespace: str, m
         start = time.monotonic()
         with pytest.raises(StoreUnavailableError):
             store.read(one(1), timeout=0.2)
-        assert time.monotonic() - start < 0.4
+        assert time.monotonic() - start < 0.7
         first.join()
 
 

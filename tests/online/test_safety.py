@@ -83,6 +83,11 @@ class Memory:
         return self.last.get(kind, b"$-1\r\n")
 
 
+WITHHELD = "a reply is withheld"
+PATIENT = 20.0
+"""Seconds that nothing takes, however busy the machine is."""
+SLACK = 0.5
+"""Seconds by which a busy machine may be late."""
 FAULTS: dict[str, Callable[[Memory], Change]] = {
     "a reply comes twice": lambda memory: lambda reply: [reply, reply],
     "an earlier hash comes first": lambda memory: lambda reply: [memory.of(b"*"), reply],
@@ -93,7 +98,7 @@ FAULTS: dict[str, Callable[[Memory], Change]] = {
     ),
     "an absent hash comes first": lambda memory: lambda reply: [b"*4\r\n" + b"$-1\r\n" * 4, reply],
     "a hash of another length comes first": lambda memory: lambda reply: [b"*1\r\n$-1\r\n", reply],
-    "a reply is withheld": lambda memory: lambda reply: [],
+    WITHHELD: lambda memory: lambda reply: [],
     "an error comes first": lambda memory: lambda reply: [b"-ERR nobody asked\r\n", reply],
     "no Redis reply at all": lambda memory: lambda reply: [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
 }
@@ -107,7 +112,7 @@ SEQUENCES = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("users", SEQUENCES)
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_shifted_replies_are_caught(
     store: RedisStore, proxy: Proxy, namespace: str, fault: str, users: str, number: int, asynchronous: bool
@@ -117,12 +122,13 @@ def test_shifted_replies_are_caught(
     read, close = _reader(proxy, namespace, asynchronous)
     errors: list[Exception] = []
     known: dict[object, str | None] = {user: str(user) for user in range(USERS)}
-    read(one(1))
+    read(one(1), timeout=PATIENT)
     memory.last = {}
     proxy.change = memory.keep(changed)
+    until = 0.25 if fault == WITHHELD else PATIENT
     for turn, user in enumerate([*SEQUENCES[users], 1, "nobody", 1]):
         try:
-            found = value_of(read(one(user)))
+            found = value_of(read(one(user), timeout=PATIENT if made() else until))
         except (EntityMismatchError, StoreUnavailableError) as error:
             errors.append(error)
         else:
@@ -137,7 +143,7 @@ def test_shifted_replies_are_caught(
 
 def _reader(
     proxy: Proxy, namespace: str, asynchronous: bool
-) -> tuple[Callable[[list[Read]], list[list[str | None]]], Callable[[], None]]:
+) -> tuple[Callable[..., list[list[str | None]]], Callable[[], None]]:
     if not asynchronous:
         store = RedisStore(proxy.url, namespace, timeout=0.15)
         return store.read, store.close
@@ -148,14 +154,14 @@ def _reader(
         runner.run(async_store.aclose())
         runner.close()
 
-    return lambda reads: runner.run(async_store.read(reads)), close
+    return lambda reads, timeout=None: runner.run(async_store.read(reads, timeout=timeout)), close
 
 
 def test_shifted_replies_within_a_call_of_many(store: RedisStore, proxy: Proxy, namespace: str) -> None:
     reads = [one(user)[0] for user in [*range(USERS), "nobody", *range(USERS)]]
     expected = store.read(reads)
     through = RedisStore(proxy.url, namespace, timeout=0.15)
-    assert through.read(reads) == expected
+    assert through.read(reads, timeout=PATIENT) == expected
     for number in range(0, len(reads) + 1, 4):
         for change in (lambda reply: [reply, reply], lambda reply: []):
             proxy.change, _ = once_at(number, change)
@@ -163,7 +169,7 @@ def test_shifted_replies_within_a_call_of_many(store: RedisStore, proxy: Proxy, 
                 # A surplus reply after the last one is found by the next call, when the first did not see it yet.
                 through.read(reads), time.sleep(0.01), through.read(reads)
             proxy.change = unchanged
-            assert through.read(reads) == expected
+            assert through.read(reads, timeout=PATIENT) == expected
     through.close()
 
 
@@ -173,15 +179,12 @@ def test_a_shifted_meta_is_caught(store: RedisStore, proxy: Proxy, namespace: st
     through = RedisStore(proxy.url, namespace, timeout=0.15)
     empty = [b"*0\r\n"]
     for change in (lambda reply: [*empty, reply], lambda reply: [reply, reply], lambda reply: []):
-        proxy.change, _ = once_at(0, change)
-        through.close()
-        proxy.change = unchanged
-        through.meta()
+        through.meta(timeout=PATIENT)
         proxy.change, made = once_at(0, change)
         with pytest.raises((EntityMismatchError, StoreUnavailableError)):
             through.meta(), time.sleep(0.01), through.meta()
         assert made()
-        meta = through.meta()
+        meta = through.meta(timeout=PATIENT)
         assert meta is not None
         assert meta.lifetime == lifetimes[0]
     for used in (through, other):
@@ -250,6 +253,7 @@ async def test_cancelled_reads_give_their_place_back(
     await through.aclose()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # redis-py's socket, half connected
 def test_interrupted_reads_leave_no_foreign_value(store: RedisStore, proxy: Proxy, namespace: str) -> None:
     """KeyboardInterrupt, or any exception of a signal, between the request and the whole of its reply."""
     chance = random.Random(3)
@@ -286,21 +290,21 @@ def test_a_slow_reply_is_given_up_and_never_read(
     store: RedisStore, proxy: Proxy, namespace: str, slow: str, asynchronous: bool
 ) -> None:
     read, close = _reader(proxy, namespace, asynchronous)
-    read(one(1))
+    read(one(1), timeout=PATIENT)
     for turn in range(3):
         accepted = proxy.accepted
         if slow == "late":
-            proxy.delay = lambda: 0.3
+            proxy.delay = lambda: 2 * SLACK
         else:
-            proxy.dribble = 0.03
+            proxy.dribble = 0.05
         start = time.monotonic()
         with pytest.raises(StoreUnavailableError, match=r"within 0\.15 s"):
             read(one(2))
-        assert 0.14 < time.monotonic() - start < 0.35
+        assert 0.14 < time.monotonic() - start < 0.15 + SLACK
         proxy.delay, proxy.dribble = float, 0.0
         store.write([activity(2, turn + 1, count=turn + 50)])
-        assert value_of(read(one(2))) == str(turn + 50)
-        assert value_of(read(one("nobody"))) is None
+        assert value_of(read(one(2), timeout=PATIENT)) == str(turn + 50)
+        assert value_of(read(one("nobody"), timeout=PATIENT)) is None
         assert proxy.accepted == accepted + 1
     close()
 
