@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 from llmfeatures import Project
 from tests.parity.faults import FAULTS, plant
 from tests.parity.filler import fill
-from tests.parity.world import World, worlds
+from tests.parity.world import World, everything, worlds
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
@@ -107,6 +107,7 @@ def seen(ctx: Any) -> Any:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=QUIET)
+@example(world=everything())
 @given(world=worlds())
 def test_online_and_historical_prompts_are_the_same_bytes(
     world: World, online: str, other_process: ProcessPoolExecutor
@@ -124,13 +125,26 @@ def test_parity_at_length(world: World, online: str, other_process: ProcessPoolE
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_seen(fault: str, online: str, other_process: ProcessPoolExecutor) -> None:
-    @settings(
-        max_examples=400, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=QUIET,
-        derandomize=True,
-    )  # fmt: skip
+    """Each by `everything` alone; the heavy one shows that random worlds find them too."""
+
+    @settings(max_examples=50, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
+    @example(world=everything())
     @given(world=worlds())
     def parity(world: World) -> None:
         assert differences(world, online, other_process, fault) == []
+
+    with pytest.raises(AssertionError):
+        parity()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_random_worlds_see_a_planted_fault(fault: str, other_process: ProcessPoolExecutor) -> None:
+    @settings(max_examples=3_000, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=QUIET)
+    @given(world=worlds())
+    def parity(world: World) -> None:
+        assert differences(world, "sqlite", other_process, fault) == []
 
     with pytest.raises(AssertionError):
         parity()

@@ -84,7 +84,7 @@ def worlds(draw: st.DrawFn) -> World:
     if draw(st.booleans()):
         entities.append({"name": "seat", "join_keys": {"tenant_id": "int", "user_id": "str"}})
     views: list[dict[str, Any]] = []
-    tables: dict[str, pa.Table] = {}
+    histories: dict[str, Any] = {}
     max_age = draw(st.sampled_from([None, None, "3us", "10us"]))
     count = draw(st.integers(1, 3))
     # few keys, so that rows meet: late ones, corrections and ties are what can go wrong
@@ -99,7 +99,7 @@ def worlds(draw: st.DrawFn) -> World:
         created = draw(st.booleans())
         rows = draw(st.lists(_row(entity, dtypes, times, pool), max_size=12))
         moments += [moment for row in rows for moment in (row["event"], row["created"]) if moment is not None]
-        tables[f"view{number}"] = _table(entity, features, rows, created)
+        histories[f"view{number}"] = (entity, features, rows, created)
         view: dict[str, Any] = {
             "name": f"view{number}",
             "entity": entity["name"],
@@ -113,8 +113,11 @@ def worlds(draw: st.DrawFn) -> World:
         views.append({**view, "ttl": ttl} if ttl else view)
         names += [(name, dtype) for name, dtype in features]
     edges = _offsets([view.get("ttl") for view in views] + [max_age])
-    at = draw(st.sampled_from(moments)) + draw(st.sampled_from([0, *edges]))
+    at = draw(st.sampled_from([30, 30, 30, *moments])) + draw(st.sampled_from([0, *edges]))
     before = draw(st.sampled_from([moment for moment in (*moments, at - 1, at) if moment <= at]))
+    for _, _, rows, created in histories.values():
+        if created and rows and at > before and draw(st.booleans()):
+            rows.append(_late(draw(st.sampled_from(rows)), draw(st.integers(before + 1, at))))
     used = {entity["name"]: entity for entity in entities if any(view["entity"] == entity["name"] for view in views)}
     parameters = {key: dtype for entity in used.values() for key, dtype in entity["join_keys"].items()}
     entity_keys = [
@@ -123,7 +126,7 @@ def worlds(draw: st.DrawFn) -> World:
     ]
     return World(
         registry={"entities": entities, "views": views},
-        tables=tables,
+        tables={name: _table(*history) for name, history in histories.items()},
         template=draw(_template(names, parameters, max_age)),
         entity_keys=entity_keys,
         before=START + before * US,
@@ -147,6 +150,11 @@ def _row(
             "values": st.tuples(*(st.none() | VALUES[dtype][1] for dtype in dtypes)),
         }
     )
+
+
+def _late(row: dict[str, Any], created: int) -> dict[str, Any]:
+    """A row for the same key that is older, and arrives after the first of the two runs."""
+    return {**row, "event": row["event"] - 1, "created": created, "values": tuple(None for _ in row["values"])}
 
 
 def _table(
@@ -213,3 +221,54 @@ def _default(dtype: str) -> Any:
         "list[float]": [],
         "json": {"none": True},
     }.get(dtype, "unknown")
+
+
+def everything() -> World:
+    """One world in which each user meets one of the accidents that `tests.parity.faults` plants."""
+    user = {"name": "user", "join_keys": {"user_id": "str"}}
+    steady = [("score", "float"), ("word", "str")]
+    fleeting = [("seen", "int")]
+
+    def row(key: str, event: int, created: int | None, *values: Any) -> dict[str, Any]:
+        return {"keys": (key,), "event": event, "created": created, "values": values}
+
+    steady_rows = [
+        row("not arrived", 5, None, 0.5, "before"),
+        row("not arrived", 6, 99, 0.5, "after"),
+        row("float32", 5, None, 0.1, "x"),
+        row("null", 5, None, None, None),
+        row("late", 10, None, 0.5, "newer"),
+        row("late", 5, 25, 0.5, "older"),
+    ]
+    fleeting_rows = [row("expired", 10, None, 1), row("microseconds", 29, None, 2)]
+    return World(
+        registry={
+            "entities": [user],
+            "views": [
+                {
+                    "name": "steady",
+                    "entity": "user",
+                    "source": {"path": "steady.parquet", "created_timestamp": "created"},
+                    "features": dict(steady),
+                },
+                {
+                    "name": "fleeting",
+                    "entity": "user",
+                    "source": "fleeting.parquet",
+                    "features": dict(fleeting),
+                    "ttl": "3us",
+                },
+            ],
+        },
+        tables={
+            "steady": _table(user, steady, steady_rows, created=True),
+            "fleeting": _table(user, [("seen", "int")], fleeting_rows, created=False),
+        },
+        template="---\nfeatures:\n  score: {default: 0}\n  word: {default: none at all}\n  seen: {default: -1}\n---\n"
+        "{{ score }} {{ word }} {{ seen }}\n",
+        entity_keys=[
+            {"user_id": key} for key in ("not arrived", "float32", "null", "late", "expired", "microseconds", None)
+        ],
+        before=START + 20 * US,
+        at=START + 30 * US,
+    )
