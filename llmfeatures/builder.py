@@ -8,6 +8,8 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,7 @@ from llmfeatures.errors import (
 from llmfeatures.plan import PromptPlan, ReadMeta, ReadResult
 from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore
 from llmfeatures.prompts.environment import PromptEnvironment, make_environment
-from llmfeatures.prompts.file import prompt_names, prompt_path, read_prompt
+from llmfeatures.prompts.file import ABSENT, SUFFIX, prompt_names, read_prompt
 from llmfeatures.registry import Registry
 from llmfeatures.version import __version__
 
@@ -67,7 +69,6 @@ class Prompts:
             self._forget_changed()
         plan = self._plans.get(name)
         if plan is None:
-            prompt_path(self.folder, name)
             plan = compile_plan(self.registry, read_prompt(self.folder, name), self._environment)
             self._plans[name] = plan
         return plan
@@ -75,9 +76,10 @@ class Prompts:
     def _forget_changed(self) -> None:
         """Start afresh when any file of the prompts folder changed."""
         seen: dict[str, tuple[int, int]] = {}
-        for path in sorted(self.folder.rglob("*.j2")):
-            status = path.stat()
-            seen[os.fspath(path)] = (status.st_mtime_ns, status.st_size)
+        for path in (*self.folder.rglob(f"*{SUFFIX}"), *(self.folder / "_shared").rglob("*")):
+            with suppress(OSError):  # an editor's lock, or a file that is being replaced
+                status = path.stat()
+                seen[os.fspath(path)] = (status.st_mtime_ns, status.st_size)
         if seen != self._seen:
             self._seen, self._plans = seen, {}
             self._environment = make_environment(self.folder)
@@ -107,13 +109,11 @@ class _Builder:
         ]
 
     def _historical(
-        self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: str
+        self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: ClockName
     ) -> list[PromptContext]:
         from llmfeatures.history import as_of_slots
 
         at = moment("as_of", as_of)
-        if clock not in CLOCKS:
-            raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
         found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, clock)
         if found.errors:
             raise SourceError(next(iter(found.errors.values())))
@@ -128,7 +128,7 @@ class _Builder:
         if "ctx" not in signature.parameters:
             raise RequestError(f"{function.__name__} needs a parameter ctx, which takes the PromptContext")
         plan = self._prompts.plan(prompt)
-        optional = {name for name, one in plan.inputs.items() if repr(one.default) != "ABSENT"}
+        optional = {name for name, one in plan.inputs.items() if one.default is not ABSENT}
         absent = [name for name in plan.parameters if name not in signature.parameters and name not in optional]
         if absent:
             raise RequestError(
@@ -193,10 +193,10 @@ class ContextBuilder(_Builder):
             FeatureNotPresentError: a feature has no value and the prompt's policy is an error.
             RenderError: the template failed with these values.
         """
-        plan = self._prompts.plan(prompt)
+        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
         call = Call(*plan.bind(keys_and_inputs))
         if as_of is not None:
-            return self._historical(plan, [call], as_of, clock)[0]
+            return self._historical(plan, [call], as_of, at_clock)[0]
         read = plan.features.read([plan.features.entity_keys(call.keys)])
         return self._online(plan, [call], self._store.run(read, seconds(timeout)))[0]
 
@@ -215,10 +215,10 @@ class ContextBuilder(_Builder):
         Raises:
             As `build_context`; a bad row fails the call and names its number.
         """
-        plan = self._prompts.plan(prompt)
+        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
         calls = _calls(plan, rows)
         if as_of is not None:
-            return self._historical(plan, calls, as_of, clock)
+            return self._historical(plan, calls, as_of, at_clock)
         read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
         return self._online(plan, calls, self._store.run(read, seconds(timeout)))
 
@@ -276,10 +276,10 @@ class AsyncContextBuilder(_Builder):
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """As `ContextBuilder.build_context`."""
-        plan = self._prompts.plan(prompt)
+        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
         call = Call(*plan.bind(keys_and_inputs))
         if as_of is not None:
-            return (await asyncio.to_thread(self._historical, plan, [call], as_of, clock))[0]
+            return (await asyncio.to_thread(self._historical, plan, [call], as_of, at_clock))[0]
         read = plan.features.read([plan.features.entity_keys(call.keys)])
         return self._online(plan, [call], await self._store.run(read, seconds(timeout)))[0]
 
@@ -294,10 +294,10 @@ class AsyncContextBuilder(_Builder):
         timeout: Timeout = None,
     ) -> list[PromptContext]:
         """As `ContextBuilder.build_contexts`."""
-        plan = self._prompts.plan(prompt)
+        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
         calls = _calls(plan, rows)
         if as_of is not None:
-            return await asyncio.to_thread(self._historical, plan, calls, as_of, clock)
+            return await asyncio.to_thread(self._historical, plan, calls, as_of, at_clock)
         read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
         return self._online(plan, calls, await self._store.run(read, seconds(timeout)))
 
@@ -420,7 +420,7 @@ def _context(
             "features": finished.features,
             "values": finished.values,
             "documents": {},
-            "config": plan.config,
+            "config": deepcopy(plan.config) if plan.config else {},
             "tokens": None,
             "manifest": plan.manifest(
                 finished.features, call.keys, source=source, clock=clock, problem=problem, library=__version__
@@ -431,7 +431,11 @@ def _context(
 
 def _calls(plan: PromptPlan, rows: Sequence[Mapping[str, Any]]) -> list[Call]:
     calls: list[Call] = []
+    if not isinstance(rows, (list, tuple)):
+        raise RequestError(f"rows is a list of mappings of keys and inputs, not {type(rows).__name__}")
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestError(f"row {number} is a mapping of keys and inputs, not {type(row).__name__}")
         try:
             calls.append(Call(*plan.bind(row)))
         except RequestError as error:
@@ -453,6 +457,17 @@ def moment(option: str, value: datetime | str) -> datetime:
         raise RequestError(f"{option}: {error}") from None
 
 
+def clock_name(clock: str) -> ClockName:
+    """A clock that a caller named.
+
+    Raises:
+        RequestError: there is no such clock.
+    """
+    if clock not in CLOCKS:
+        raise RequestError(f"unknown clock {clock!r}{did_you_mean(str(clock), CLOCKS)}")
+    return clock
+
+
 def seconds(timeout: Timeout) -> float | None:
     """A timeout in seconds.
 
@@ -461,6 +476,8 @@ def seconds(timeout: Timeout) -> float | None:
     """
     if timeout is None:
         return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float, timedelta, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"timeout is seconds, a timedelta or text such as 250ms, not {type(timeout).__name__}")
     try:
         seconds = timeout if isinstance(timeout, (int, float)) else parse_duration(timeout).total_seconds()
     except ConfigError as error:

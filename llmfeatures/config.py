@@ -22,12 +22,15 @@ _PREFIX = "LLMFEATURES_"
 
 
 def _duration(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return parse_duration(value)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-    return value
+    if not isinstance(value, (str, timedelta)):
+        raise ValueError(f"{value!r} has no unit; write a duration like 250ms")  # noqa: TRY004
+    try:
+        duration = parse_duration(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if duration <= timedelta(0):
+        raise ValueError("a duration here is longer than zero")
+    return duration
 
 
 def _moment(value: Any) -> Any:

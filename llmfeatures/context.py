@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from openai.types.responses import ResponseInputItemParam
 
 Status = Literal["present", "null", "missing", "expired", "unavailable"]
-STATUSES: tuple[Status, ...] = ("present", "null", "missing", "expired", "unavailable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,9 @@ class FeatureOrigin(_Frozen):
 class Manifest(_Frozen):
     """Where every part of a prompt came from.
 
-    ``source`` is ``online``, ``offline`` or ``none`` (the prompt reads no feature, or nobody was known); ``clock``
-    names the clock of an offline read.
-    ``degraded`` is true whenever a feature is ``unavailable``; ``problem`` then says why, when the store said so.
+    ``source`` is ``online``, ``offline`` or ``none`` (the prompt reads no feature); ``clock`` names the clock of an
+    offline read. ``degraded`` is true whenever a feature is ``unavailable``; ``problem`` then says
+    why, when the store said so.
     """
 
     source: Literal["online", "offline", "none"]
@@ -89,7 +88,7 @@ class Manifest(_Frozen):
     problem: str | None = None
     keys: Mapping[str, Any]
     inputs: Mapping[str, str]
-    """The dtype of each input."""
+    """The dtype of each input and join key."""
     features: Mapping[str, FeatureOrigin]
     library: str
     """The version of llmfeatures that rendered."""
@@ -99,10 +98,8 @@ class PromptContext(_Frozen):
     """A finished prompt.
 
     ``features`` are as read, ``values`` as rendered (after defaults, with inputs and join keys). ``as_of`` is the
-    moment that ttl and
-    max_age were checked against, UTC. ``prompt_id`` is the SHA-256 of the exact messages. It is one JSON object and
-    back:
-    ``PromptContext.model_validate_json(ctx.model_dump_json()) == ctx``.
+    moment that ttl and max_age were checked against, UTC. ``prompt_id`` is the SHA-256 of the exact messages. It is one
+    JSON object and back: ``PromptContext.model_validate_json(ctx.model_dump_json()) == ctx``.
     """
 
     request_id: str
@@ -210,6 +207,9 @@ class PromptContext(_Frozen):
             return data
         given = cast("dict[str, Any]", data)
         manifest = Manifest.model_validate(given["manifest"])
+        key_dtypes = {name: parse_dtype(manifest.inputs[name]) for name in manifest.keys}
+        keys = {name: _typed(key_dtypes[name], value) for name, value in manifest.keys.items()}
+        manifest = manifest.model_copy(update={"keys": keys})
         dtypes = {name: parse_dtype(origin.dtype) for name, origin in manifest.features.items()}
         typed = {**dtypes, **{name: parse_dtype(dtype) for name, dtype in manifest.inputs.items()}}
         features = {
@@ -252,7 +252,7 @@ def _feature_value(dtype: DType, given: Any) -> FeatureValue:
 def _typed(dtype: DType, value: Any) -> Any:
     try:
         return dtype.from_json(value)
-    except TypeError:  # a Python value already, or a default outside the dtype
+    except (TypeError, ValueError):  # a Python value already, or a default outside the dtype
         return value
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from llmfeatures.errors import RequestError
 
+_UMASK = os.umask(0)  # there is no way to read it but to set it
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
@@ -18,6 +21,8 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     Raises:
         RequestError: the folder is not there, or may not be written.
     """
+    if path.is_dir():
+        raise RequestError(f"cannot write {path}: it is a folder; give a file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
@@ -28,9 +33,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     part = Path(name)
     try:
         yield part
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
+        part.chmod(0o666 & ~_UMASK)
         _sync(part)
         part.replace(path)
         _sync(path.parent)

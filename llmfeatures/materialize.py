@@ -12,7 +12,7 @@ from typing import Protocol
 
 from llmfeatures import codec, columns
 from llmfeatures.clock import back, stamp
-from llmfeatures.errors import StoreError
+from llmfeatures.errors import FormatError, StoreError
 from llmfeatures.ports import (
     Begun,
     LatestBatch,
@@ -65,6 +65,14 @@ class MaterializeReport:
         return sum(view.keys_written for view in self.views)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """What a run takes (rows at or before ``until``), and up to when it can have seen every row (its watermark)."""
+
+    until: datetime
+    known_up_to: datetime
+
+
 class Progress(Protocol):
     """Told how far a run is: keys done of at most ``total`` keys of a view."""
 
@@ -96,10 +104,13 @@ class Materializer:
         siblings: Iterable[FeatureView],
         *,
         until: datetime,
+        now: datetime,
         full: bool = False,
         progress: Progress = _silent,
     ) -> MaterializeReport:
         """Materialize each view with rows whose timestamps are both at or before ``until``.
+
+        The watermark never passes ``now``: rows that arrive later are the next run's, whatever ``until`` was.
 
         ``siblings`` are all views of the registry: a key expires only when every view of its entity has a ttl.
 
@@ -110,7 +121,13 @@ class Materializer:
         known = tuple(siblings)
         return MaterializeReport(
             views=tuple(
-                self._view(view, ttls=self._ttls(view, known), until=until, full=full, progress=progress)
+                self._view(
+                    view,
+                    ttls=self._ttls(view, known),
+                    span=Span(until=until, known_up_to=min(until, now)),
+                    full=full,
+                    progress=progress,
+                )
                 for view in views
             )
         )
@@ -125,12 +142,12 @@ class Materializer:
         view: FeatureView,
         *,
         ttls: Mapping[str, timedelta] | None,
-        until: datetime,
+        span: Span,
         full: bool,
         progress: Progress,
     ) -> ViewReport:
         for _ in range(_ATTEMPTS):
-            report = self._attempt(view, ttls, until, full, progress)
+            report = self._attempt(view, ttls, span, full, progress)
             if report is not None:
                 return report
         raise StoreError(
@@ -142,7 +159,7 @@ class Materializer:
         self,
         view: FeatureView,
         ttls: Mapping[str, timedelta] | None,
-        until: datetime,
+        span: Span,
         full: bool,
         progress: Progress,
     ) -> ViewReport | None:
@@ -153,10 +170,10 @@ class Materializer:
         base = None if full or known is None or known.schema_hash != hashed else known.watermark
         since = None if base is None else Since(after=_after(base, view.lateness))
         fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
-        count = self.offline.count_latest(view, until=until, since=since)
+        count = self.offline.count_latest(view, until=span.until, since=since)
         progress(view.name, 0, count.keys)
         written = skipped = non_finite = done = 0
-        for batch in self.offline.latest(view, until=until, since=since, batch_rows=self.batch_rows):
+        for batch in self.offline.latest(view, until=span.until, since=since, batch_rows=self.batch_rows):
             result = self.online.write(
                 _rows(view, fields, batch), replace_before=began.now if base is None else None, ttls=ttls
             )
@@ -168,15 +185,15 @@ class Materializer:
         removed = 0
         if base is None:
             removed = self.online.sweep(fields, tuple(view.entity.join_keys), began.now)
-        meta = ViewMeta(schema_hash=hashed, watermark=stamp(until))
+        meta = ViewMeta(schema_hash=hashed, watermark=stamp(span.known_up_to))
         if not self.online.complete(view.name, meta, lifetime=began.meta.lifetime, base=base):
             return None
-        self._record(view, began, base is None, until, hashed, count.eligible, written)
+        self._record(view, began, base is None, span, hashed, count.eligible, written)
         progress(view.name, count.keys, count.keys)
         return ViewReport(
             view=view.name,
             full=base is None,
-            until=until,
+            until=span.until,
             rows_read=count.eligible,
             keys_written=written,
             skipped=skipped,
@@ -187,14 +204,14 @@ class Materializer:
         )
 
     def _record(
-        self, view: FeatureView, began: Begun, full: bool, until: datetime, hashed: str, read: int, written: int
+        self, view: FeatureView, began: Begun, full: bool, span: Span, hashed: str, read: int, written: int
     ) -> None:
         self.state.add_run(
             RunRecord(
                 view=view.name,
                 full=full,
-                until=stamp(until),
-                known_up_to=stamp(until),
+                until=stamp(span.until),
+                known_up_to=stamp(span.known_up_to),
                 started=began.now,
                 readable_from=self.online.begin().now,
                 schema_hash=hashed,
@@ -205,7 +222,12 @@ class Materializer:
 
 
 def _after(watermark: str, lateness: timedelta | None) -> datetime:
-    moment = datetime.fromisoformat(watermark)
+    try:
+        moment = datetime.fromisoformat(watermark)
+    except ValueError:
+        raise FormatError(
+            "the online store's meta record holds a watermark that is no time; materialize in full"
+        ) from None
     return moment if lateness is None else back(moment, lateness)
 
 

@@ -8,6 +8,7 @@ into messages, and is the same function online and in history.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -188,8 +189,8 @@ def _from_answer(
     stamp, data = answer[slot.stamp], answer[slot.value]
     if stamp is None or data is None:
         known = None if meta is None else meta.views.get(slot.view)
-        # a row without the field was written before the registry had the feature
-        if known is None or (stamp is not None and known.schema_hash != slot.schema_hash):
+        # under another schema hash, the store was never filled with what the registry says now
+        if known is None or known.schema_hash != slot.schema_hash:
             return _UNAVAILABLE
         return _MISSING
     event = events.get(stamp)
@@ -373,7 +374,8 @@ class PromptPlan:
                 status=found.status,
             )
         if policy.default is not ABSENT:
-            return policy.default
+            # a list or json default is the caller's to change
+            return policy.default if ref.dtype.kind not in ("list", "json") else deepcopy(policy.default)
         if policy.on_missing == "none":
             return None
         raise FeatureNotPresentError(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmfeatures import config as configuration
 from llmfeatures.builder import (
-    CLOCKS,
     AsyncContextBuilder,
     ContextBuilder,
     Prompts,
     SyncReader,
     Timeout,
+    clock_name,
     moment,
     seconds,
 )
@@ -27,7 +27,7 @@ from llmfeatures.config import Config
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import LLMFeaturesError, RequestError, StoreReadOnlyError, did_you_mean
 from llmfeatures.plan import FeaturePlan, plan_references
-from llmfeatures.ports import ClockName, OfflineStore, OnlineStore, RunRecord, StateStore
+from llmfeatures.ports import OfflineStore, OnlineStore, RunRecord, StateStore
 from llmfeatures.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ class Project:
         """The project's prompts, compiled when they are first used."""
         return Prompts(self.registry, self.config.prompts)
 
+    @cached_property
+    def _reader(self) -> SyncReader:
+        return SyncReader(self.online)
+
     def builder(self, *, reload: bool = False) -> ContextBuilder:
         """A builder of finished prompts on this project's stores."""
         return ContextBuilder(self._prompts(reload), self.online, lambda: self.offline, self.clock)
@@ -130,15 +134,19 @@ class Project:
                 "materialize from one that may write"
             )
         names = [views] if isinstance(views, str) else views
+        if names is not None and not isinstance(names, (list, tuple)):
+            raise RequestError(f"views is a list of names, or None for all, not {type(names).__name__}")
         chosen = self.registry.views if names is None else tuple(self.registry.view(name) for name in names)
         materializer = Materializer(
             offline=self.offline, online=self.online, state=self.state, expires=self.clock is system_clock
         )
+        now = self.clock()
         options: dict[str, Any] = {} if progress is None else {"progress": progress}
         return materializer.run(
             chosen,
             self.registry.views,
-            until=self.clock() if until is None else moment("until", until),
+            until=now if until is None else moment("until", until),
+            now=now,
             full=full,
             **options,
         )
@@ -157,9 +165,9 @@ class Project:
             UnknownNameError: there is no such feature.
             RequestError: a join key is absent, unknown, or of another type.
         """
-        plan = plan_references(self.registry, features)
+        plan = plan_references(self.registry, _names(features))
         keys = [_row_keys(plan, number, row) for number, row in enumerate(rows)]
-        result = SyncReader(self.online).run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
+        result = self._reader.run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
         now = self.clock()
         as_of = now if result.newest is None else max(now, result.newest)
         return [
@@ -186,8 +194,8 @@ class Project:
         """
         from llmfeatures.history import historical_features
 
-        plan = plan_references(self.registry, features)
-        return historical_features(self.offline, plan, spine, clock=_clock_name(clock), statuses=statuses)
+        plan = plan_references(self.registry, _names(features))
+        return historical_features(self.offline, plan, spine, clock=clock_name(clock), statuses=statuses)
 
     def history(self, prompt: str, spine: object, *, clock: str = "known") -> History:
         """Historical prompts: one per row of the spine, which also has the prompt's inputs. See `History`.
@@ -202,7 +210,7 @@ class Project:
             self.prompts.plan(prompt),
             spine,
             offline=self.offline,
-            clock=_clock_name(clock),
+            clock=clock_name(clock),
             exporters=configuration.exporters(),
         )
 
@@ -245,7 +253,7 @@ class Project:
         """Give back what was opened."""
         for name in ("online", "offline"):
             if name in self.__dict__:
-                self.__dict__.pop(name).close()
+                self.__dict__[name].close()
 
 
 def _prompt_problem(name: str, error: LLMFeaturesError) -> Problem:
@@ -257,7 +265,15 @@ def _prompt_problem(name: str, error: LLMFeaturesError) -> Problem:
     return Problem(severity="error", where=name, message=str(error))
 
 
+def _names(features: Sequence[str]) -> list[str]:
+    if not isinstance(features, (list, tuple)) or not all(isinstance(name, str) for name in features):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError("features is a list of names, like ['user_segment']")
+    return list(features)
+
+
 def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"row {number} is a mapping of join keys, not {type(row).__name__}")
     for name in row:
         if name not in plan.parameters:
             raise RequestError(f"row {number}: unknown join key {name!r}{did_you_mean(name, plan.parameters)}")
@@ -265,9 +281,3 @@ def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[st
         return plan.keys(row)
     except RequestError as error:
         raise RequestError(f"row {number}: {error}") from None
-
-
-def _clock_name(clock: str) -> ClockName:
-    if clock not in CLOCKS:
-        raise RequestError(f"unknown clock {clock!r}{did_you_mean(clock, CLOCKS)}")
-    return clock

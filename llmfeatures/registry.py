@@ -111,7 +111,7 @@ class Registry(Definition):
 def schema_hash(view: FeatureView) -> str:
     """A short hash of all that decides what the online store holds for a view; a change of it forces a full run."""
     parts = {
-        "keys": {name: str(dtype) for name, dtype in view.entity.join_keys.items()},
+        "keys": [[name, str(dtype)] for name, dtype in view.entity.join_keys.items()],
         "view": view.model_dump(mode="json", include={"name", "source", "ttl"}),
         "features": [[one.name, str(one.dtype), one.column or one.name] for one in view.features],
     }
@@ -157,19 +157,30 @@ def registry_from_yaml(text: str) -> Registry:
     unknown = set(tables) - {"entities", "views"}
     if unknown:
         raise DefinitionError(f"a registry in YAML has the keys entities and views, not {', '.join(sorted(unknown))}")
-    entities = {entity.name: entity for entity in (_make(Entity, one) for one in tables.get("entities") or ())}
+    entities = {entity.name: entity for entity in (_make(Entity, one) for one in _listed(tables, "entities"))}
     views: list[FeatureView] = []
-    for one in tables.get("views") or ():
+    for one in _listed(tables, "views"):
         options = dict(_mapping(FeatureView, one))
         name = options.get("entity")
-        if name not in entities:
+        if not isinstance(name, str) or name not in entities:
             raise UnknownNameError("entity", str(name), entities)
         views.append(_make(FeatureView, {**options, "entity": entities[name]}))
     return Registry([*entities.values(), *views])
 
 
+def _listed(tables: Mapping[str, Any], key: str) -> list[Any]:
+    listed = tables.get(key)
+    if listed is not None and not isinstance(listed, list):
+        raise DefinitionError(f"a registry in YAML has a list of {key}")
+    return cast("list[Any]", listed or [])
+
+
 def _make(kind: type[Any], options: Any) -> Any:
     given = _mapping(kind, options)
+    needed = [name for name, one in kind.model_fields.items() if one.is_required() and name in ("source", "features")]
+    absent = [name for name in ("name", *needed) if name not in given]
+    if absent:
+        raise DefinitionError(f"{kind.__name__} {given.get('name', '')!r} needs: {', '.join(absent)}")
     try:
         return kind(**given)
     except TypeError as error:  # an argument that the signature requires
@@ -238,6 +249,7 @@ def _load_module(file: Path, written: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
+    sys.modules[name] = module  # dataclasses look their module up there
     with _importable(file.parent):
         _guarded(lambda: loader.exec_module(module), written)
     return module
@@ -248,7 +260,7 @@ def _guarded(load: Any, written: str) -> Any:
         return load()
     except LLMFeaturesError as error:
         raise DefinitionError(f"registry {written}{_line_in(error, written)}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DefinitionError(
             f"registry {written}{_line_in(error, written)} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -31,7 +32,7 @@ def check_identifier(kind: str, name: str) -> str:
     Raises:
         DefinitionError: it is no identifier, or means something else already.
     """
-    if not _IDENTIFIER.fullmatch(name):
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DefinitionError(
             f"{kind} {name!r} is no identifier: use ASCII letters, digits and underscores, a letter first"
         )
@@ -57,6 +58,8 @@ def _dtype(value: Any) -> Any:
 
 
 def _duration(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        raise ValueError(f"{value} has no unit; write one of us, ms, s, m, h, d, like 30d")  # noqa: TRY004
     if isinstance(value, str):
         try:
             return parse_duration(value)
@@ -169,7 +172,9 @@ class PushSource(Definition):
     batch: ParquetSource | SqlSource | None = None
 
     def __init__(
-        self, batch: str | ParquetSource | SqlSource | Mapping[str, Any] | None = None, **unknown: Any
+        self,
+        batch: str | os.PathLike[str] | ParquetSource | SqlSource | Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(batch=None if batch is None else _source(batch), **unknown)
 
@@ -180,8 +185,8 @@ AnySource = ParquetSource | SqlSource | PushSource
 
 def _source(value: Any) -> Any:
     """A source from what a registry may write for one: a path, a mapping, or a source."""
-    if isinstance(value, str):
-        return ParquetSource(value)
+    if isinstance(value, (str, os.PathLike)):
+        return ParquetSource(os.fspath(cast("str | os.PathLike[str]", value)))
     if isinstance(value, Mapping):
         options = cast("Mapping[str, Any]", value)
         kinds = {"path": ParquetSource, "query": SqlSource, "batch": PushSource}
@@ -297,7 +302,7 @@ class FeatureView(Definition):
         self,
         name: str,
         entity: Entity,
-        source: str | AnySource | Mapping[str, Any],
+        source: str | os.PathLike[str] | AnySource | Mapping[str, Any],
         features: Mapping[str, str | DType] | Sequence[Feature | Mapping[str, Any]],
         *,
         ttl: timedelta | str | None = None,
@@ -309,14 +314,16 @@ class FeatureView(Definition):
         tags: Mapping[str, str] | None = None,
         **unknown: Any,
     ) -> None:
-        if not _VIEW_NAME.fullmatch(name):
+        if not isinstance(name, str) or not _VIEW_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"view {name!r}: a view's name has ASCII letters, digits, _ and -, a letter first")
         if name == KEY_VIEW_NAME:
             raise DefinitionError(f"view {name!r} is reserved: the online store keeps the entity key under it")
         if isinstance(features, Mapping):
             listed: list[Any] = [Feature(feature, dtype) for feature, dtype in features.items()]
-        else:
+        elif isinstance(features, (list, tuple)):
             listed = [Feature(**one) if isinstance(one, Mapping) else one for one in features]
+        else:
+            raise DefinitionError(f"view {name!r}: features is a mapping of names to dtypes, or a list of Feature")
         super().__init__(
             name=name,
             entity=entity,

@@ -113,7 +113,14 @@ class DType:
             case "date":
                 return date.fromisoformat(_exactly(value, str))
             case "decimal":
-                return Decimal(_exactly(value, str))
+                number = Decimal(_exactly(value, str))
+                if number.as_tuple().exponent != -self.scale:
+                    raise ValueError
+                return number
+            case "enum":
+                if value not in self.words:
+                    raise ValueError
+                return _exactly(value, str)
             case "list":
                 item = self.item
                 assert item is not None

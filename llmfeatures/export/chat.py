@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from llmfeatures.export.parquet import parquet_writer
 from llmfeatures.files import replacing
 
 
@@ -24,9 +24,9 @@ class ChatExporter:
         index_path = path.with_name(f"{path.stem}.index.parquet")
         rows = 0
         with (
-            replacing(path) as part,
             replacing(index_path) as index_part,
-            pq.ParquetWriter(index_part, index_schema, compression="zstd") as index,
+            replacing(path) as part,
+            parquet_writer(index_part, index_schema) as index,
             part.open("wb") as lines,
         ):
             for batch in batches:

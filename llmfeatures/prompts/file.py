@@ -24,7 +24,7 @@ from llmfeatures.errors import (
     did_you_mean,
 )
 from llmfeatures.schema import check_identifier
-from llmfeatures.types import DType, parse_dtype
+from llmfeatures.types import DType, json_value, parse_dtype
 
 SUFFIX = ".prompt.j2"
 HEADER_KEYS = ("description", "owner", "entities", "features", "inputs", "documents", "budget", "config")
@@ -108,9 +108,16 @@ def prompt_path(folder: Path, name: str) -> Path:
     Raises:
         UnknownNameError: there is none of this name.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UnknownNameError("prompt", repr(name), prompt_names(folder))
     path = folder / f"{name}{SUFFIX}"
-    if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
-        raise UnknownNameError("prompt", name, prompt_names(folder))
+    plain = all(part and not part.startswith((".", "_")) for part in name.split("/"))
+    try:
+        found = plain and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
+        raise UnknownNameError("prompt", name[:80], prompt_names(folder))
     return path
 
 
@@ -184,6 +191,8 @@ def _load_yaml(written: str, path: str) -> tuple[dict[str, Any], _Positions]:
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise PromptError(f"the header is no YAML: {error}", path=path) from None
+    except RecursionError:
+        raise PromptError("the header nests too deeply, or in a circle", path=path) from None
     if not isinstance(data, dict):
         raise PromptError("a header has keys: " + ", ".join(HEADER_KEYS), path=path, line=2)
     return cast("dict[str, Any]", data), positions
@@ -204,13 +213,10 @@ def _walk(node: yaml.Node, keys: tuple[str, ...], positions: _Positions, path: s
             raise PromptError(
                 f"YAML reads the name {key.value} as {kind}; put it in quotes", path=path, line=line, column=column
             )
-        plain = isinstance(value, yaml.ScalarNode) and value.style is None
-        if (
-            here[0] == "features"
-            and here[-1] == "default"
-            and plain
-            and value.value in ("", "none", "null", "~", "None")
-        ):
+        nothing = value.tag == "tag:yaml.org,2002:null" or (
+            isinstance(value, yaml.ScalarNode) and value.style is None and value.value.lower() == "none"
+        )
+        if here[0] == "features" and here[-1] == "default" and nothing:
             raise PromptError(
                 "default: takes a value; for a prompt that handles None itself write on_missing: none",
                 path=path,
@@ -248,8 +254,14 @@ class _Reader:
             entities=self.entities(data),
             features={name: self.policy(name, given) for name, given in self.items(data, "features")},
             inputs={name: self.input(name, given) for name, given in self.items(data, "inputs")},
-            config=dict(self.items(data, "config")),
+            config=self.config(data),
         )
+
+    def config(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return json_value(dict(self.items(data, "config")))
+        except InvalidValueError as error:
+            self.fail(f"config: {error}", "config")
 
     def known(self, data: Mapping[str, Any], choices: tuple[str, ...], *keys: str) -> None:
         for key in data:
@@ -345,4 +357,6 @@ class _Reader:
                 default = dtype.canonical(default)
             except InvalidValueError as error:
                 self.fail(f"{name}: the default is {error}; quote text that YAML reads otherwise", *at, "default")
+            if max_chars is not None and len(default) > max_chars:
+                self.fail(f"{name}: the default is longer than max_chars", *at, "default")
         return Input(name=name, dtype=dtype, max_chars=max_chars, default=default)
