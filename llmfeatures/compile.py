@@ -93,6 +93,7 @@ class _Names:
         for name in ambiguous:
             self._resolve_ambiguous(name)
         self._drop_doubles()
+        self._check_used()
 
     def features(self) -> dict[str, tuple[Role, Found]]:
         """Each feature that the template reads, by the name it has there, in order of first use."""
@@ -138,6 +139,30 @@ class _Names:
                 raise self.file.error(str(error), "entities", name) from None
         return roles
 
+    def _check_used(self) -> None:
+        """What the prompt uses has one meaning per name, in the template and among the caller's keywords."""
+        taken: dict[str, str] = dict.fromkeys(self.file.header.inputs, "an input")
+        roles = {role.name: role for role, _ in self._found.values()} | {
+            role.name: role for role in self.printed_roles()
+        }
+        owners: dict[str, tuple[str, str]] = {}
+        for role in roles.values():
+            for parameter, key in zip(role.parameters, role.entity.join_keys, strict=True):
+                meaning = (key, role.name if parameter != key else "")
+                if owners.setdefault(parameter, meaning) != meaning:
+                    raise self.file.error(
+                        f"two roles both take their join key as {parameter!r}; rename a role", "entities"
+                    )
+                taken[parameter] = "a join key"
+        for name, (role, found) in self._found.items():
+            bare, kind = (role.name, "an entity") if "." in name else (name, "a feature")
+            if taken.setdefault(bare, kind) != kind:
+                raise self._error(
+                    name,
+                    f"{bare!r} is {taken[bare]} and {kind} of this prompt; declare the entity under another "
+                    f"name in the header, like entities: {{viewer: {role.entity.name}}}, and write viewer.{found.feature.name}",
+                )
+
     def _check_distinct(self) -> None:
         for name in self.file.header.inputs:
             taken = (
@@ -181,7 +206,12 @@ class _Names:
         if name == "as_of" or name in self.file.header.inputs:
             return
         choices = self._choices(name)
-        if name in self.roles and not choices:
+        if choices and name in self.parameters:
+            raise self._error(
+                name,
+                f"{name!r} is both a feature and a join key here; write the feature as {choices[0][0].name}.{name}",
+            )
+        if name in self.roles and (not choices or None not in self.template.attributes[name]):
             self._resolve_role(name)
         elif name in self.parameters:
             self._printed.append(name)

@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue, prompt_id
-from llmfeatures.errors import LLMFeaturesError, RequestError, SpineError, did_you_mean
+from llmfeatures.errors import InvalidValueError, LLMFeaturesError, RequestError, SourceError, SpineError, did_you_mean
 from llmfeatures.plan import FeaturePlan, PromptPlan
 from llmfeatures.ports import ClockName, Exporter, Joined, OfflineStore
 from llmfeatures.prompts.file import ABSENT
-from llmfeatures.types import DType, json_text, text
+from llmfeatures.types import DType, text
 
 FORMAT = 1
 """The number of the canonical row layout, in the schema's metadata as ``llmfeatures.format``."""
@@ -31,6 +31,8 @@ _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]
 _DOCUMENTS = pa.list_(
     pa.struct([("id", pa.string()), ("version", pa.string()), ("score", pa.float64()), ("tier", pa.string())])
 )
+_WRITTEN = ("date", "timestamp", "decimal", "list")
+"""Join keys and inputs that a spine may have as text, since files of text have no other way."""
 _NOTHING = pa.struct([("_", pa.bool_())])
 """Parquet has no struct without fields: where a prompt has none, a null struct with one unused field stands in."""
 
@@ -77,7 +79,7 @@ def historical_features(
         SpineError: the spine lacks a column, or has one named like a feature.
         SourceError: a source is not what the registry says, or a row holds an invalid value.
     """
-    batches = (_feature_batch(plan, joined, statuses) for joined in offline.join(spine, plan.lookups, clock=clock))
+    batches = _feature_batches(plan, offline.join(spine, plan.lookups, clock=clock), statuses)
     first = next(batches)
     return pa.RecordBatchReader.from_batches(first.schema, _chain(first, batches))
 
@@ -87,12 +89,19 @@ def _chain(first: pa.RecordBatch, rest: Iterable[pa.RecordBatch]) -> Iterator[pa
     yield from rest
 
 
-def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool) -> pa.RecordBatch:
+def _feature_batches(plan: FeaturePlan, joins: Iterable[Joined], statuses: bool) -> Iterator[pa.RecordBatch]:
+    number = 0
+    for joined in joins:
+        yield _feature_batch(plan, joined, statuses, number)
+        number += joined.spine.num_rows
+
+
+def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool, number: int) -> pa.RecordBatch:
     spine = joined.spine
     found = found_rows(plan, joined)
     if found.errors:
-        row, reason = next(iter(found.errors.items()))
-        raise SpineError(f"row {row} of a batch: {reason}; correct the source, or leave the feature out")
+        row, reason = min(found.errors.items())
+        raise SourceError(f"row {number + row} of the spine: {reason}; correct the source, or leave the feature out")
     settled = [
         plan.settle(slots, at) if at is not None else slots
         for slots, at in zip(found.slots, columns.moments(joined.at), strict=True)
@@ -151,6 +160,7 @@ class History:
         self.clock: ClockName = clock
         self.summary = HistorySummary()
         self._spine, self._offline, self._exporters = spine, offline, exporters
+        self._spent = False
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
     @property
@@ -191,11 +201,17 @@ class History:
 
     def _start(self) -> tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]:
         if self._started is None:
+            if self._spent:
+                raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
+            self._spent = isinstance(self._spine, pa.RecordBatchReader)
             self.summary = HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.refs})
             rows = _Rows(self.plan, self.clock, self.summary)
+            dtypes = {**self.plan.parameters, "id": DType("str"), "target": DType("str")}
             batches = (
                 rows.batch(joined)
-                for joined in self._offline.join(self._spine, self.plan.features.lookups, clock=self.clock)
+                for joined in self._offline.join(
+                    self._spine, self.plan.features.lookups, clock=self.clock, dtypes=dtypes
+                )
             )
             self._started = next(batches), batches
         return self._started
@@ -211,6 +227,7 @@ class _Rows:
 
     def batch(self, joined: Joined) -> pa.RecordBatch:
         plan, spine = self.plan, joined.spine
+        _check_names(spine.schema.names)
         found = found_rows(plan.features, joined)
         errors = dict(found.errors)
         given = self._given(spine, errors)
@@ -332,7 +349,7 @@ class _Rows:
         self, spine: pa.RecordBatch, given: Mapping[str, Sequence[Any]], moments: Sequence[datetime | None]
     ) -> pa.Array[Any]:
         if "id" in spine.schema.names:
-            return spine.column("id").cast(pa.string())
+            return _as_text("id", spine.column("id"))
         names = list(self.plan.features.parameters)
         made = [
             hashlib.sha256(
@@ -352,12 +369,22 @@ class _Rows:
 
 def _canonical(name: str, dtype: DType, array: pa.Array[Any], errors: dict[int, str]) -> list[Any]:
     problem = None if pa.types.is_null(array.type) else columns.problem(dtype, array.type)
+    if problem is not None and dtype.kind in _WRITTEN and columns.problem(DType("str"), array.type) is None:
+        return [_parsed(name, dtype, one, row, errors) for row, one in enumerate(array.to_pylist())]
     if problem is not None:
-        raise SpineError(f"the spine's column {name!r}: {problem}")
+        raise SpineError(f"the spine's column {name!r}: {problem.partition(';')[0]}; give it that type")
     made = columns.canonical(dtype, array)
     for row, reason in made.invalid.items():
         errors.setdefault(row, f"{name}: {reason}")
     return columns.python_values(dtype, made.array)
+
+
+def _parsed(name: str, dtype: DType, written: str | None, row: int, errors: dict[int, str]) -> Any:
+    try:
+        return None if written is None else dtype.parse(written)
+    except InvalidValueError as error:
+        errors.setdefault(row, f"{name}: {error}")
+        return None
 
 
 def _struct(fields: Mapping[str, pa.Array[Any]], rows: int) -> pa.Array[Any]:
@@ -370,16 +397,23 @@ def _target(spine: pa.RecordBatch) -> pa.Array[Any]:
     """The spine's ``target`` as text: canonical text of a value, so that an eval compares what a prompt would print."""
     if "target" not in spine.schema.names:
         return pa.nulls(spine.num_rows, pa.string())
-    column = spine.column("target")
+    return _as_text("target", spine.column("target"))
+
+
+def _as_text(name: str, column: pa.Array[Any]) -> pa.Array[Any]:
+    """A column of the spine as canonical text: what a prompt would print."""
     if pa.types.is_string(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
-    return pa.array(
-        [
-            None if value is None else json_text(value) if isinstance(value, (dict, list)) else text(value)
-            for value in column.to_pylist()
-        ],
-        pa.string(),
-    )
+    try:
+        return pa.array([None if value is None else text(value) for value in column.to_pylist()], pa.string())
+    except InvalidValueError as error:
+        raise SpineError(f"the spine's column {name!r} has no text form ({error}); cast it to text") from None
+
+
+def _check_names(names: Sequence[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SpineError(f"the spine has more than one column {doubled[0]!r}; rename one")
 
 
 def as_of_slots(

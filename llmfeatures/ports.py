@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from llmfeatures.schema import FeatureView, Source
+from llmfeatures.types import DType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -262,14 +263,21 @@ class OfflineStore(Protocol):
         ...
 
     def join(
-        self, spine: object, lookups: Sequence[Lookup], *, clock: ClockName, timestamp: str = "event_timestamp"
+        self,
+        spine: object,
+        lookups: Sequence[Lookup],
+        *,
+        clock: ClockName,
+        timestamp: str = "event_timestamp",
+        dtypes: Mapping[str, DType] | None = None,
     ) -> Iterator[Joined]:
         """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed.
 
         ``spine`` is a path or an object (see `llmfeatures.offline.spine`), read once. For a row at t with these keys
         the winner is the greatest by
         (event, created with null the smallest, then `codec.row_text`) among rows with equal keys, event <= t and,
-        under ``known``, created <= t or null. A null key or null t matches nothing.
+        under ``known``, created <= t or null. ``dtypes`` says what further columns are, for files that have no types
+        of their own. A null key or null t matches nothing.
 
         Raises:
             SpineError: the spine cannot be read, or lacks a column.

@@ -261,7 +261,7 @@ def _materialize_and_die(root: str, phase: str, after: int, full: bool) -> None:
     from llmfeatures.materialize import Materializer
 
     Materializer(offline=project.offline, online=project.online, state=project.state, expires=False, batch_rows=7).run(
-        project.registry.views, project.registry.views, until=NOW, full=full
+        project.registry.views, project.registry.views, until=NOW, now=NOW, full=full
     )
 
 

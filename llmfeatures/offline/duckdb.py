@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from llmfeatures.offline.database import Database
 from llmfeatures.offline.sources import Described, describe, examine, label_of, relations, run, translated
 from llmfeatures.ports import ClockName, Joined, LatestBatch, LatestCount, Lookup, Since
 from llmfeatures.schema import FeatureView
+from llmfeatures.types import DType
 
 _DAY = timedelta(days=1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -89,13 +90,19 @@ class DuckDBStore:
         return late * 2 > total
 
     def join(
-        self, spine: object, lookups: Sequence[Lookup], *, clock: ClockName, timestamp: str = "event_timestamp"
+        self,
+        spine: object,
+        lookups: Sequence[Lookup],
+        *,
+        clock: ClockName,
+        timestamp: str = "event_timestamp",
+        dtypes: Mapping[str, DType] | None = None,
     ) -> Iterator[Joined]:
         """As `OfflineStore.join`. A spine without rows gives one batch without rows."""
         asked = joins.Asked.of(lookups, timestamp)
         with ExitStack() as stack:
             con = stack.enter_context(self._connection())
-            opened = stack.enter_context(spines.opened(spine, asked.texts))
+            opened = stack.enter_context(spines.opened(spine, asked.dtypes(dtypes or {})))
             asked.check(opened.schema)
             spool = spines.Spool(opened.schema, self._folder, opened.resident)
             stack.callback(spool.close)

@@ -5,7 +5,7 @@
 # ruff: noqa: S608
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +45,10 @@ class Asked:
             asked.keysets.append(tuple(asked.columns.setdefault(one, f"k{len(asked.columns)}") for one in needed))
         return asked
 
-    @property
-    def texts(self) -> set[str]:
-        """The columns that a file without types gives as text."""
-        return {self.timestamp} | {
-            name for name, dtype in self.columns if dtype.kind in ("str", "enum", "timestamp", "decimal")
-        }
+    def dtypes(self, known: Mapping[str, DType]) -> dict[str, DType]:
+        """What a file without types must be read as; ``known`` is what the caller says of further columns."""
+        keys = {name: dtype for name, dtype in self.columns}  # noqa: C416  the checker cannot read dict() of these keys
+        return {**known, **keys, self.timestamp: DType("str")}
 
     def check(self, schema: Any) -> None:
         """Refuse a spine that lacks a column, or has it of another class.

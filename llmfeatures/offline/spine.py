@@ -35,6 +35,8 @@ BATCH_ROWS = 20_000
 """Rows of a batch, as a join gives them back."""
 _RESIDENT_BYTES = 32 << 20
 """A spine that streams in stays in memory up to this size; a larger one waits in a file for its answers."""
+_CSV_TYPES = {"int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
+"""The types that a CSV file has besides text."""
 _TEXT_KEYS = ("date", "timestamp", "decimal")
 """Join keys that may be text in a spine: they have an exact text form."""
 
@@ -49,8 +51,8 @@ class Spine:
 
 
 @contextmanager
-def opened(source: object, texts: Iterable[str]) -> Generator[Spine]:
-    """Open a spine. ``texts`` are the columns that a CSV file gives as text, not as what they look like.
+def opened(source: object, dtypes: Mapping[str, DType]) -> Generator[Spine]:
+    """Open a spine. ``dtypes`` are those of columns which a CSV file must not give as what they look like.
 
     Raises:
         SpineError: it cannot be read, or is no spine.
@@ -64,7 +66,7 @@ def opened(source: object, texts: Iterable[str]) -> Generator[Spine]:
                 for setting in ("TimeZone='UTC'", "python_enable_replacements=false"):
                     con.execute(f"SET {setting}").fetchall()
                 with _readable(str(source)):
-                    spine = (_csv if suffix == "csv" else _json)(con, files, set(texts))
+                    spine = _csv(con, files, dtypes) if suffix == "csv" else _json(con, files)
             else:
                 with _readable(str(source)):
                     spine = _dataset(files, "parquet" if suffix == "parquet" else "ipc")
@@ -118,17 +120,21 @@ def _list(files: Iterable[str]) -> str:
     return f"[{', '.join(sql.literal(sql.glob_safe(one)) for one in files)}]"
 
 
-def _csv(con: duckdb.DuckDBPyConnection, files: Sequence[str], texts: set[str]) -> Spine:
+def _csv(con: duckdb.DuckDBPyConnection, files: Sequence[str], dtypes: Mapping[str, DType]) -> Spine:
     options = f"{_list(files)}, header=true, sample_size=-1, allow_quoted_nulls=false, union_by_name=true"
     there = con.sql(f"SELECT * FROM read_csv({options}) LIMIT 0").columns
-    types = ", ".join(f"{sql.literal(name)}: 'VARCHAR'" for name in there if name in texts)
+    types = ", ".join(
+        f"{sql.literal(name)}: {sql.literal(_CSV_TYPES.get(dtypes[name].kind, 'VARCHAR'))}"
+        for name in there
+        if name in dtypes
+    )
     reader = con.sql(
         f"SELECT * FROM read_csv({options}, types={{{types}}})" if types else f"SELECT * FROM read_csv({options})"
     )
     return _reader(reader.to_arrow_reader(BATCH_ROWS))
 
 
-def _json(con: duckdb.DuckDBPyConnection, files: Sequence[str], _: set[str]) -> Spine:
+def _json(con: duckdb.DuckDBPyConnection, files: Sequence[str]) -> Spine:
     if not any(Path(one).stat().st_size for one in files):
         return _table(pa.table({}))
     options = f"{_list(files)}, union_by_name=true"

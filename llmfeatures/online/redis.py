@@ -302,8 +302,8 @@ def _translated(error: Exception, where: str, seconds: float, *, writing: bool =
         return StoreUnavailableError(f"the online store {where} {_ADVICE['LOADING']}")
     if isinstance(error, TimeoutError | redis.TimeoutError):
         return StoreUnavailableError(
-            f"the online store {where} did not answer within {seconds:g} s: see that it runs and is not overloaded, or "
-            "raise the timeout"
+            f"the online store {where} did not answer within {seconds:.3g} s: see that it runs and is not "
+            "overloaded, or raise the timeout"
         )
     if isinstance(error, UnicodeDecodeError):
         return FormatError(f"the online store {where} holds bytes that are no UTF-8 text: something else wrote there")

@@ -479,7 +479,7 @@ def _translated(error: Exception, path: str) -> RenderError:
     elif isinstance(error, LLMFeaturesError) or type(error).__module__.startswith("jinja2"):
         said = str(error)
     else:
-        said = f"{error} ({type(error).__name__})"
+        said = f"a {type(error).__name__} in an expression; its text may hold a value and is not shown"
     return RenderError(f"{where}: {said}")
 
 

@@ -1,6 +1,6 @@
 """What importing costs, as whole processes beside bare Python, in turns.
 
-    python -m tests.benchmarks.import_time [ROUNDS]
+python -m tests.benchmarks.import_time [ROUNDS]
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def main() -> None:
     floor = statistics.median(taken["python"])
     for name, times in taken.items():
         shown = " ".join(f"{one:.0f}" for one in times)
-        print(f"{name:20} {statistics.median(times):4.0f} ms  {statistics.median(times) / floor:.1f} x bare   ({shown})")
+        print(
+            f"{name:20} {statistics.median(times):4.0f} ms  {statistics.median(times) / floor:.1f} x bare   ({shown})"
+        )
 
 
 if __name__ == "__main__":
