@@ -160,7 +160,8 @@ class _Names:
                 raise self._error(
                     name,
                     f"{bare!r} is {taken[bare]} and {kind} of this prompt; declare the entity under another "
-                    f"name in the header, like entities: {{viewer: {role.entity.name}}}, and write viewer.{found.feature.name}",
+                    f"name in the header, like entities: {{viewer: {role.entity.name}}}, and write "
+                    f"viewer.{found.feature.name}",
                 )
 
     def _check_distinct(self) -> None:

@@ -19,6 +19,7 @@ from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, unvalidat
 from llmfeatures.errors import (
     FeatureNotPresentError,
     InvalidValueError,
+    RenderError,
     RequestError,
     StoreUnavailableError,
     did_you_mean,
@@ -335,7 +336,12 @@ class PromptPlan:
             RenderError: the template failed with these values.
         """
         features, values = self._values(slots, keys, inputs, as_of)
-        return Finished(self.template.render(self._variables(values, as_of)), features, values)
+        messages = self.template.render(self._variables(values, as_of))
+        if not messages:
+            raise RenderError(
+                f"prompt {self.name!r} gave no message with these values; put one outside of its conditions"
+            )
+        return Finished(messages, features, values)
 
     def segments(
         self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime

@@ -386,3 +386,78 @@ def test_a_builder_is_shared_by_threads_and_survives_fork(root: Path) -> None:
     assert all(check(number) for number in range(100))
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
     assert NOW.tzinfo is UTC
+
+
+def test_contexts_share_nothing_with_one_another(tmp_path: Path) -> None:
+    make_project(
+        tmp_path,
+        prompts={"p": "---\nfeatures:\n  liked: {default: [none yet]}\nconfig: {stop: [a]}\n---\n{{ liked }}"},
+        extra="  - {name: likes, entity: user, source: {batch: null}, features: {liked: 'list[str]'}}\n",
+    )
+    builder = Project.load(tmp_path, now=lambda: NOW).builder()
+    first = builder.build_context("p", user_id="a")
+    first.values["liked"].append("leak")
+    first.config["stop"].append("leak")  # type: ignore[union-attr]
+    second = builder.build_context("p", user_id="b")
+    assert second.text == '["none yet"]'
+    assert second.config == {"stop": ["a"]}
+
+
+def test_names_of_a_prompt_have_one_meaning(tmp_path: Path) -> None:
+    make_project(
+        tmp_path,
+        prompts={"both": "{{ user.segment }} {{ room.size }}"},
+    )
+    text = (tmp_path / "features.yaml").read_text()
+    (tmp_path / "features.yaml").write_text(
+        text.replace("entities: [", "entities: [{name: room, join_key: user}, ")
+        + "  - {name: rooms, entity: room, source: {batch: null}, features: {size: int}}\n"
+        + "  - {name: own, entity: user, source: {batch: null}, features: {room: int}}\n"
+    )
+    builder = Project.load(tmp_path).builder()
+    with pytest.raises(PromptError, match="'user' is a join key and an entity of this prompt"):
+        builder.plan("both")
+
+
+def test_a_prompt_without_a_message_is_an_error(tmp_path: Path) -> None:
+    make_project(
+        tmp_path,
+        counts=[watched("a", 1, at(1))],
+        prompts={"p": "{% if watched == 9 %}{% message 'user' %}x{% endmessage %}{% endif %}"},
+    )
+    project = Project.load(tmp_path, now=lambda: NOW)
+    project.materialize()
+    with pytest.raises(RenderError, match="gave no message"):
+        project.builder().build_context("p", user_id="a")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda builder: builder.build_contexts("home", [None]),
+        lambda builder: builder.build_contexts("home", 5),
+        lambda builder: builder.build_context("home", user_id="a", timeout=[]),
+        lambda builder: builder.build_context("home", user_id="a", clock="served"),
+        lambda builder: builder.build_context("home", user_id="a", clock=None),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(root: Path, call: Any) -> None:
+    with pytest.raises(RequestError):
+        call(ContextBuilder.from_project(root, now=lambda: NOW))
+
+
+@pytest.mark.parametrize("name", ["./home", "home/", "_shared/x", "x" * 5000, "a\0b", ""])
+def test_a_name_that_no_prompt_can_have(root: Path, name: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown prompt"):
+        ContextBuilder.from_project(root).build_context(name, user_id="a")
+
+
+def test_keys_of_other_dtypes_round_trip_through_json(tmp_path: Path) -> None:
+    make_project(tmp_path, prompts={"p": "{{ day }} {{ n }}"})
+    text = (tmp_path / "features.yaml").read_text()
+    (tmp_path / "features.yaml").write_text(
+        text.replace("entities: [", "entities: [{name: visit, join_keys: {day: date, n: 'decimal(6,2)'}}, ")
+    )
+    ctx = Project.load(tmp_path, now=lambda: NOW).builder().build_context("p", day=NOW.date(), n=3)
+    assert ctx.text == "2026-05-07 3.00"
+    assert PromptContext.model_validate_json(ctx.model_dump_json()) == ctx

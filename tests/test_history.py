@@ -254,3 +254,26 @@ def test_memory_is_bounded_whatever_the_spine(tmp_path: Path) -> None:
         return int(done.stdout)
 
     assert peak(200_000) < peak(20_000) + 250
+
+
+def test_csv_and_json_lines_keep_what_their_columns_are_declared_as(project: Project, tmp_path: Path) -> None:
+    text = "---\nfeatures:\n  segment: {default: unknown}\ninputs:\n  zip: {type: str}\n  day: {type: date}\n---\n"
+    (tmp_path / "prompts" / "zip.prompt.j2").write_text(f"{text}{{{{ segment }}}} {{{{ zip }}}} {{{{ day }}}}")
+    csv = tmp_path / "z.csv"
+    csv.write_text("id,user_id,event_timestamp,zip,day\n007,a,2026-05-07T03:00:00Z,01234,2026-05-07\n")
+    lines = tmp_path / "z.jsonl"
+    row = {"id": "007", "user_id": "a", "event_timestamp": "2026-05-07T03:00:00Z", "zip": "01234", "day": "2026-05-07"}
+    lines.write_text(json.dumps(row) + "\n")
+    for spine_file in (csv, lines):
+        (made,) = Project.load(tmp_path, now=lambda: NOW).history("zip", spine_file).read_all().to_pylist()
+        assert made["messages"] == [{"role": "system", "content": "casual 01234 2026-05-07"}], made["error"]
+        assert made["id"] == "007"
+    csv.write_text("id,user_id,event_timestamp,zip,day\n")
+    assert Project.load(tmp_path).history("zip", csv).read_all().num_rows == 0
+
+
+def test_a_spine_that_can_be_read_once_says_so_when_it_was(project: Project) -> None:
+    history = project.history("home", spine().to_reader())
+    assert history.read_all().num_rows == 7
+    with pytest.raises(SpineError, match="once only"):
+        history.read_all()

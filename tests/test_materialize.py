@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from llmfeatures import Project
 from llmfeatures.errors import SourceError, StoreReadOnlyError, UnknownNameError
 from tests.projects import NOW, SEGMENTS, at, make_project, segment, watched, write_rows
+from tests.servers import redis_server
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -227,6 +230,52 @@ def test_a_ttl_expires_redis_keys_by_the_machine_s_clock_only(tmp_path: Path, re
     assert client.exists(key) == 0  # long past its ttl and a day
     assert [row["segment"].status for row in real.get_online_features(["segment"], [{"user_id": "a"}])] == ["missing"]
     client.close()
+
+
+def test_an_until_in_the_future_hides_nothing_that_comes_before_it(tmp_path: Path) -> None:
+    make_project(tmp_path, segments=[segment("a", "old", at(1), at(1))])
+    load(tmp_path).materialize(until="2027-01-01")
+    rows = [segment("a", "old", at(1), at(1)), segment("a", "new", NOW + timedelta(hours=1), NOW + timedelta(hours=1))]
+    write_rows(tmp_path / "data/segment.parquet", rows, SEGMENTS)
+    later = Project.load(tmp_path, now=lambda: NOW + timedelta(hours=2))
+    later.materialize()
+    assert values(later, ["a"]) == [("present", "new")]
+
+
+def test_the_order_of_join_keys_is_part_of_what_the_store_holds(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    schema = {"a": pa.string(), "b": pa.string(), "x": pa.int64(), "event_timestamp": pa.timestamp("us", "UTC")}
+    write_rows(tmp_path / "data" / "pair.parquet", [{"a": "1", "b": "2", "x": 3, "event_timestamp": at(1)}], schema)
+    text = "views: [{name: p, entity: pair, source: data/pair.parquet, features: {x: int}}]\n"
+    for keys in ("{a: str, b: str}", "{b: str, a: str}"):
+        (tmp_path / "features.yaml").write_text(f"entities: [{{name: pair, join_keys: {keys}}}]\n{text}")
+        project = load(tmp_path)
+        assert project.materialize().views[0].full
+        assert project.get_online_features(["x"], [{"a": "1", "b": "2"}])[0]["x"].value == 3
+
+
+def test_flushall_then_context_is_unavailable_until_an_incremental_run(tmp_path: Path) -> None:
+    """With the real command, and the command line as its user has it."""
+    import redis
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "llmfeatures", *arguments, "--project", str(tmp_path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with redis_server() as url:
+        make_project(tmp_path, segments=[segment("a", "x", at(1))], counts=[watched("a", 3, at(1))], online=url)
+        run("materialize")
+        assert "x watched 3" in run("context", "home", "user_id=a")
+        client = redis.Redis.from_url(url)
+        client.flushall()
+        client.close()
+        degraded = json.loads(run("context", "home", "user_id=a", "--json"))
+        assert degraded["manifest"]["degraded"]
+        assert {one["status"] for one in degraded["features"].values()} == {"unavailable"}
+        run("materialize")
+        assert "x watched 3" in run("context", "home", "user_id=a")
 
 
 PHASES = ["begin", "count_latest", "latest", "write", "written", "sweep", "complete", "completed", "add_run"]

@@ -137,6 +137,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         lambda: registry_from_yaml("entities: [{name: user, join_key: user_id}]\nviews: [{name: v, entity: user}]"),
         "source",
     ),
+    "a duration without a unit": (lambda: FeatureView("v", USER, "a", {"a": "int"}, ttl=30), "has no unit"),
+    "a name that is no text": (lambda: FeatureView(5, USER, "a", {"a": "int"}), "view 5"),
+    "features that are none": (lambda: FeatureView("v", USER, "a", 5), "features is a mapping"),
+    "no list in YAML": (lambda: registry_from_yaml("entities: 5"), "has a list of entities"),
     "source of no kind": (lambda: FeatureView("v", USER, {"file": "a"}, {"a": "int"}), "exactly one of: path"),
 }
 

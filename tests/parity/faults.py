@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from llmfeatures import builder, columns, materialize, plan
+from llmfeatures.clock import stamp, system_clock
 from llmfeatures.context import FeatureValue
 from llmfeatures.schema import ParquetSource
 
@@ -89,7 +91,7 @@ def _last_write_wins() -> Undo:
     for store in (RedisStore, SqliteStore):
 
         def write(self: Any, rows: Any, *, _write: Any = store.write, **options: Any) -> Any:
-            return _write(self, rows, **{**options, "replace_before": "9999-12-31T23:59:59.999999Z"})
+            return _write(self, rows, **{**options, "replace_before": stamp(system_clock() + timedelta(hours=1))})
 
         undos.append(_patch(store, "write", write))
     return lambda: [undo() for undo in undos] and None

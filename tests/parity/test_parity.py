@@ -133,7 +133,7 @@ def test_a_planted_fault_is_seen(fault: str, online: str, other_process: Process
     def parity(world: World) -> None:
         assert differences(world, online, other_process, fault) == []
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"assert \[.+\] == \[\]"):
         parity()
 
 
