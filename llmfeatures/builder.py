@@ -20,6 +20,7 @@ from llmfeatures.context import FeatureValue, PromptContext, prompt_id, unvalida
 from llmfeatures.errors import (
     ConfigError,
     InvalidValueError,
+    RenderError,
     RequestError,
     SourceError,
     StoreUnavailableError,
@@ -103,10 +104,8 @@ class _Builder:
         as_of = self._now()
         if result.newest is not None and result.newest > as_of:
             as_of = result.newest  # a writer's clock is ahead: its value still counts
-        return [
-            _context(plan, call, slots, as_of, "online" if plan.features.refs else "none", None, result.problem)
-            for call, slots in zip(calls, result.slots, strict=True)
-        ]
+        source = "online" if plan.features.refs else "none"
+        return _contexts(plan, calls, result.slots, as_of, source, None, result.problem)
 
     def _historical(
         self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: ClockName
@@ -117,10 +116,7 @@ class _Builder:
         found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, clock)
         if found.errors:
             raise SourceError(next(iter(found.errors.values())))
-        return [
-            _context(plan, call, slots, at, "offline", clock, None)
-            for call, slots in zip(calls, found.slots, strict=True)
-        ]
+        return _contexts(plan, calls, found.slots, at, "offline", clock, None)
 
     def _injected(self, prompt: str, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
         """A function from a call's arguments to the keys and inputs of its prompt; names are checked now."""
@@ -396,6 +392,26 @@ class AsyncReader:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0.001)
+
+
+def _contexts(
+    plan: PromptPlan,
+    calls: Sequence[Call],
+    slots: Sequence[Sequence[FeatureValue]],
+    as_of: datetime,
+    source: str,
+    clock: ClockName | None,
+    problem: str | None,
+) -> list[PromptContext]:
+    contexts: list[PromptContext] = []
+    for number, (call, found) in enumerate(zip(calls, slots, strict=True)):
+        try:
+            contexts.append(_context(plan, call, found, as_of, source, clock, problem))
+        except RenderError as error:
+            if len(calls) > 1:
+                error.args = (f"row {number}: {error}",)
+            raise
+    return contexts
 
 
 def _context(

@@ -33,12 +33,14 @@ def as_utc(value: datetime | str) -> datetime:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
             raise InvalidValueError("not an ISO 8601 date or time; write it like 2026-05-07T22:00:00Z") from None
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
     try:
-        return value.astimezone(UTC)
+        at = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
         raise InvalidValueError("a timestamp outside the years 1 to 9999 in UTC") from None
+    if type(at) is datetime:
+        return at
+    # a subclass, like a pandas Timestamp
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, tzinfo=UTC)
 
 
 def microseconds(moment: datetime) -> int:

@@ -195,6 +195,8 @@ class History:
             raise RequestError(f"{place.name} does not say its format; end it in .parquet or .jsonl, or give a format")
         if name not in self._exporters:
             raise RequestError(f"unknown format {name!r}{did_you_mean(name, self._exporters)}")
+        if isinstance(self._spine, (str, Path)) and place.exists() and place.samefile(self._spine):
+            raise RequestError(f"{place} is the spine itself; write to another file")
         schema = self.schema
         self._exporters[name].write(self, schema, place)
         return self.summary
@@ -348,8 +350,7 @@ class _Rows:
     def _ids(
         self, spine: pa.RecordBatch, given: Mapping[str, Sequence[Any]], moments: Sequence[datetime | None]
     ) -> pa.Array[Any]:
-        if "id" in spine.schema.names:
-            return _as_text("id", spine.column("id"))
+        own = _as_text("id", spine.column("id")).to_pylist() if "id" in spine.schema.names else [None] * len(moments)
         names = list(self.plan.features.parameters)
         made = [
             hashlib.sha256(
@@ -362,6 +363,8 @@ class _Rows:
                     ]
                 ).encode()
             ).hexdigest()[:32]
+            if own[row] is None
+            else own[row]
             for row, at in enumerate(moments)
         ]
         return pa.array(made, pa.string())

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from llmfeatures import codec, columns
 from llmfeatures.clock import back, stamp
-from llmfeatures.errors import FormatError, StoreError
+from llmfeatures.errors import FormatError, SourceError, StoreError
 from llmfeatures.ports import (
+    UNFINISHED,
     Begun,
     LatestBatch,
     OfflineStore,
@@ -119,18 +120,14 @@ class Materializer:
             StoreError: the online store cannot be written.
         """
         known = tuple(siblings)
-        return MaterializeReport(
-            views=tuple(
-                self._view(
-                    view,
-                    ttls=self._ttls(view, known),
-                    span=Span(until=until, known_up_to=min(until, now)),
-                    full=full,
-                    progress=progress,
-                )
-                for view in views
-            )
-        )
+        span = Span(until=until, known_up_to=min(until, now))
+        reports: list[ViewReport] = []
+        for view in views:
+            try:
+                reports.append(self._view(view, ttls=self._ttls(view, known), span=span, full=full, progress=progress))
+            except SourceError as error:
+                raise _with_others(error, view, views, reports) from error
+        return MaterializeReport(views=tuple(reports))
 
     def _ttls(self, view: FeatureView, siblings: Sequence[FeatureView]) -> Mapping[str, timedelta] | None:
         ttls = {one.name: one.ttl for one in siblings if one.entity == view.entity}
@@ -168,6 +165,10 @@ class Materializer:
         known = began.meta.views.get(view.name)
         hashed = schema_hash(view)
         base = None if full or known is None or known.schema_hash != hashed else known.watermark
+        if base is None and known is not None and known.schema_hash == hashed:
+            unfinished = ViewMeta(schema_hash=hashed + UNFINISHED, watermark=known.watermark)
+            if not self.online.complete(view.name, unfinished, lifetime=began.meta.lifetime, base=None):
+                return None
         since = None if base is None else Since(after=_after(base, view.lateness))
         fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
         count = self.offline.count_latest(view, until=span.until, since=since)
@@ -219,6 +220,16 @@ class Materializer:
                 keys_written=written,
             )
         )
+
+
+def _with_others(
+    error: SourceError, view: FeatureView, views: Sequence[FeatureView], done: Sequence[ViewReport]
+) -> SourceError:
+    """The error with what became of the run's other views."""
+    written = [one.view for one in done]
+    skipped = [one.name for one in views if one.name not in written and one != view]
+    parts = [f"{what}: {', '.join(names)}" for what, names in (("written", written), ("not run", skipped)) if names]
+    return SourceError(f"{error} ({'; '.join(parts)})" if parts else str(error))
 
 
 def _after(watermark: str, lateness: timedelta | None) -> datetime:

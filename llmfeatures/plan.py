@@ -191,7 +191,7 @@ def _from_answer(
     if stamp is None or data is None:
         known = None if meta is None else meta.views.get(slot.view)
         # under another schema hash, the store was never filled with what the registry says now
-        if known is None or known.schema_hash != slot.schema_hash:
+        if known is None or not known.holds(slot.schema_hash):
             return _UNAVAILABLE
         return _MISSING
     event = events.get(stamp)

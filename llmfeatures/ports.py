@@ -57,12 +57,24 @@ class Written:
     skipped: int
 
 
+UNFINISHED = "!"
+"""Ends the schema hash of a view whose full run has not completed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewMeta:
-    """What the store says of a view that a materialize has completed: ``watermark`` is a stamp."""
+    """What the store says of a view that a materialize has completed: ``watermark`` is a stamp.
+
+    While a full run replaces the rows of a view that was filled before, its schema hash ends in ``!``: readers go
+    on, and the next run, should this one die, is full again.
+    """
 
     schema_hash: str
     watermark: str
+
+    def holds(self, schema_hash: str) -> bool:
+        """Whether the view was filled under this schema hash."""
+        return self.schema_hash.removesuffix(UNFINISHED) == schema_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

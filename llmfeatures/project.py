@@ -226,6 +226,14 @@ class Project:
             problems.append(
                 Problem(severity="warning", where="now", message=f"the project's clock is fixed at {fixed}")
             )
+        try:
+            _ = self.online
+        except LLMFeaturesError as error:
+            problems.append(Problem(severity="error", where="[online]", message=str(error)))
+        if not self.config.prompts.is_dir():
+            folder = self.config.project.prompts
+            message = f"the folder {folder} is not there; make it, or correct [project] prompts"
+            problems.append(Problem(severity="error", where="prompts", message=message))
         for view in self.registry.views:
             found = self.offline.check(view)
             problems += [Problem(severity="error", where=f"view {view.name}", message=one) for one in found]

@@ -165,6 +165,8 @@ class SqlSource(Definition):
 class PushSource(Definition):
     """Rows that an application pushes, and optionally the batch history that they continue.
 
+    Pushing itself is not available yet: today a view of this source has its batch history alone.
+
     Args:
         batch: the history so far: a path, a source, or None.
     """

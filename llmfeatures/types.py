@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -352,10 +352,7 @@ def _bool(dtype: DType, value: Any) -> bool:
 def _timestamp(dtype: DType, value: Any) -> datetime:
     if not isinstance(value, (datetime, str)):
         raise _refuse(dtype, value)
-    at = as_utc(value)
-    if type(at) is not datetime:  # a subclass, like a pandas Timestamp
-        at = datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, tzinfo=UTC)
-    return at
+    return as_utc(value)
 
 
 def _date(dtype: DType, value: Any) -> date:

@@ -17,6 +17,7 @@ import pytest
 from llmfeatures import AsyncContextBuilder, ContextBuilder, FeatureValue, Project, PromptContext
 from llmfeatures.errors import (
     FeatureNotPresentError,
+    LLMFeaturesError,
     NotAvailableYetError,
     PromptError,
     RenderError,
@@ -401,6 +402,17 @@ def test_contexts_share_nothing_with_one_another(tmp_path: Path) -> None:
     second = builder.build_context("p", user_id="b")
     assert second.text == '["none yet"]'
     assert second.config == {"stop": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "expression", ["{'a': 1}[segment]", "[1, 2][segment]", "'%d' % segment", "segment | int + watched", "1 < segment"]
+)
+def test_an_error_of_a_template_never_shows_a_value(tmp_path: Path, expression: str) -> None:
+    make_project(tmp_path, segments=[segment("a", "s3cret", at(1))], prompts={"p": f"{{{{ {expression} }}}}"})
+    builder = Project.load(tmp_path, now=lambda: NOW).builder()
+    with pytest.raises(LLMFeaturesError) as caught:
+        builder.build_context("p", user_id="a", as_of=at(2))
+    assert "s3cret" not in str(caught.value)
 
 
 def test_names_of_a_prompt_have_one_meaning(tmp_path: Path) -> None:

@@ -272,6 +272,14 @@ def test_csv_and_json_lines_keep_what_their_columns_are_declared_as(project: Pro
     assert Project.load(tmp_path).history("zip", csv).read_all().num_rows == 0
 
 
+def test_a_spine_is_never_overwritten(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    pq.write_table(spine(), path)
+    with pytest.raises(RequestError, match="is the spine itself"):
+        project.history("home", path).write(path)
+    assert pq.read_table(path).num_rows == 7
+
+
 def test_a_spine_that_can_be_read_once_says_so_when_it_was(project: Project) -> None:
     history = project.history("home", spine().to_reader())
     assert history.read_all().num_rows == 7

@@ -78,7 +78,7 @@ def test_historical_features_agree_with_brute_force(clock: str, world: World) ->
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("clock", ["event", "known"])
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=1_500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(world=worlds())
 def test_historical_features_agree_with_brute_force_at_length(clock: str, world: World) -> None:
     _agree(clock, world)

@@ -83,6 +83,12 @@ def test_later_parts_are_known_and_not_available_yet(header: str) -> None:
         parse_prompt(f"---\n{header}\n---\nbody", name="p", path="p")
 
 
+@pytest.mark.parametrize("before", ["\n", "# comment\n", "\n\n"])
+def test_a_header_below_the_first_line_is_not_printed(before: str) -> None:
+    with pytest.raises(PromptError, match="a header begins on line 1"):
+        parse_prompt(f"{before}---\nfeatures: {{}}\n---\nHi", name="p", path="p")
+
+
 def test_a_header_without_an_end_is_named() -> None:
     with pytest.raises(PromptError, match="has no end"):
         parse_prompt("---\na: 1\n", name="p", path="p")

@@ -165,7 +165,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.name``: of a mapping its item and never a method; of a value what its type allows."""
         if type(obj) is dict or isinstance(obj, Mapping):
-            return self._item(cast("Mapping[str, Any]", obj), attribute)
+            return self._item(cast("Mapping[str, Any]", obj), attribute, written=True)
         allowed = allowed_attributes(obj)
         if allowed is None:
             return super().getattr(obj, attribute)
@@ -187,14 +187,18 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         try:
             return obj[argument]
         except (TypeError, LookupError):
-            return self.getattr(obj, argument) if isinstance(argument, str) else self.undefined(obj=obj, name=argument)
+            if isinstance(argument, Markup):
+                return self.getattr(obj, argument)
+            return self.undefined(f"a {type(obj).__name__} has no such item", obj=obj, name="an item")
 
-    def _item(self, obj: Mapping[Any, Any], key: Any) -> Any:
+    def _item(self, obj: Mapping[Any, Any], key: Any, *, written: bool = False) -> Any:
         try:
             return obj[key]
         except (LookupError, TypeError):
             hint = "; to loop over the items use the filter items" if key == "items" else ""
-            return self.undefined(f"there is no item {str(key)!r}{hint}", obj=obj, name=key)
+            # a key that the author did not write is a value, and is not shown
+            said = f"item {str(key)!r}" if written or isinstance(key, Markup) else "such item"
+            return self.undefined(f"there is no {said}{hint}", obj=obj, name="an item")
 
     def _no_attribute(self, obj: Any, name: str, allowed: Iterable[str]) -> Any:
         kind = "text" if isinstance(obj, str) else type(obj).__name__
@@ -476,10 +480,12 @@ def _translated(error: Exception, path: str) -> RenderError:
     where = _place(error.__traceback__) or path
     if isinstance(error, RecursionError):
         said = "the template calls itself too deeply"
+    elif isinstance(error, TypeError) and "NoneType" in str(error):
+        said = f"{error}: a value is None; guard it with {{% if x is not none %}} or give it a default"
     elif isinstance(error, LLMFeaturesError) or type(error).__module__.startswith("jinja2"):
         said = str(error)
     else:
-        said = f"a {type(error).__name__} in an expression; its text may hold a value and is not shown"
+        said = f"a {type(error).__name__} in an expression; what it says may hold a value, and is not shown"
     return RenderError(f"{where}: {said}")
 
 

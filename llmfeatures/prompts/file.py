@@ -162,11 +162,22 @@ def _split(source: str, path: str) -> tuple[str, str, int]:
     """Header text, body, and how many lines come before the body."""
     lines = source.split("\n")
     if lines[0].rstrip() != "---":
+        _refuse_late_header(lines, path)
         return "", source, 0
     for number, line in enumerate(lines[1:], start=1):
         if line.rstrip() == "---":
             return "\n".join(lines[1:number]), "\n".join(lines[number + 1 :]), number + 1
     raise PromptError("the header has no end; close it with a line of ---", path=path, line=1)
+
+
+def _refuse_late_header(lines: list[str], path: str) -> None:
+    """A header below the first line would be printed into the prompt, with its policies unread."""
+    for number, line in enumerate(lines[:10], start=1):
+        following = lines[number].partition(":")[0] if number < len(lines) else ""
+        if line.strip().startswith("---") and following in HEADER_KEYS:
+            raise PromptError(
+                "a header begins on line 1; remove what stands before it", path=path, line=number
+            )
 
 
 _Positions = dict[tuple[str, ...], tuple[int, int]]
@@ -203,6 +214,11 @@ def _walk(node: yaml.Node, keys: tuple[str, ...], positions: _Positions, path: s
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            mark = key.start_mark
+            raise PromptError(
+                "a name is text; put {{ }} in quotes", path=path, line=mark.line + 2, column=mark.column + 1
+            )
         here = (*keys, str(key.value))
         line, column = key.start_mark.line + 2, key.start_mark.column + 1
         if here in positions:

@@ -116,7 +116,7 @@ def test_online_and_historical_prompts_are_the_same_bytes(
 
 
 @pytest.mark.heavy
-@settings(max_examples=3000, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=600, deadline=None, suppress_health_check=QUIET)
 @given(world=worlds())
 @pytest.mark.timeout(2400)
 def test_parity_at_length(world: World, online: str, other_process: ProcessPoolExecutor) -> None:
@@ -141,7 +141,7 @@ def test_a_planted_fault_is_seen(fault: str, online: str, other_process: Process
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_random_worlds_see_a_planted_fault(fault: str, other_process: ProcessPoolExecutor) -> None:
-    @settings(max_examples=3_000, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=QUIET)
+    @settings(max_examples=2_000, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=QUIET)
     @given(world=worlds())
     def parity(world: World) -> None:
         assert differences(world, "sqlite", other_process, fault) == []
