@@ -283,7 +283,8 @@ class OfflineStore(Protocol):
         timestamp: str = "event_timestamp",
         dtypes: Mapping[str, DType] | None = None,
     ) -> Iterator[Joined]:
-        """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed.
+        """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed. A
+        spine without rows gives one batch without rows.
 
         ``spine`` is a path or an object (see `llmfeatures.offline.spine`), read once. For a row at t with these keys
         the winner is the greatest by

@@ -175,9 +175,7 @@ def _refuse_late_header(lines: list[str], path: str) -> None:
     for number, line in enumerate(lines[:10], start=1):
         following = lines[number].partition(":")[0] if number < len(lines) else ""
         if line.strip().startswith("---") and following in HEADER_KEYS:
-            raise PromptError(
-                "a header begins on line 1; remove what stands before it", path=path, line=number
-            )
+            raise PromptError("a header begins on line 1; remove what stands before it", path=path, line=number)
 
 
 _Positions = dict[tuple[str, ...], tuple[int, int]]
