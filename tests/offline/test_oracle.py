@@ -110,7 +110,7 @@ def test_joins_and_newest_rows_follow_the_rule(case: tuple[list[History], Asks],
 
 @pytest.mark.heavy
 @pytest.mark.timeout(3000)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(cases(), st.integers(0, 2))
 def test_joins_and_newest_rows_follow_the_rule_at_length(case: tuple[list[History], Asks], choice: int) -> None:
     check(case, choice)
