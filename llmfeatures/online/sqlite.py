@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -60,6 +60,12 @@ class _File:
     identity: tuple[int, int] | None = None
     seconds: float = -1.0
     """How long the connection waits for a lock."""
+    process: int = field(default_factory=os.getpid)
+
+    def __del__(self) -> None:
+        # a store that nobody closed; a forked child must not close its parent's connection
+        if self.connection is not None and self.process == os.getpid():
+            self.connection.close()
 
     def drop(self) -> None:
         connection, self.connection, self.identity, self.seconds = self.connection, None, None, -1.0
