@@ -45,6 +45,21 @@ _SQL_TYPES = {
 }  # fmt: skip
 
 
+def constant(value: int) -> Any:
+    """An int64 scalar. `pa.scalar` and Python numbers in a kernel's arguments import pandas where it is installed."""
+    return pa.Array.from_buffers(_INTEGER, 1, [None, pa.py_buffer(struct.pack("=q", value))])[0]
+
+
+def nothing(held: Any) -> Any:
+    """A null scalar of a type; see `constant`."""
+    return pa.nulls(1, held)[0]
+
+
+FALSE: Any = pa.Array.from_buffers(pa.bool_(), 1, [None, pa.py_buffer(bytes(1))])[0]
+"""A false scalar; see `constant`."""
+_ZERO: Any = pa.Array.from_buffers(pa.float64(), 1, [None, pa.py_buffer(bytes(8))])[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Canonical:
     """A column of its dtype's own Arrow type.
@@ -209,7 +224,7 @@ def _refused(array: Array, bad: Array, reason: str) -> Canonical:
     """The column with null where ``bad``, each such row invalid for the reason."""
     rows: list[int] = pc.indices_nonzero(bad).to_pylist()
     if rows:
-        array = pc.if_else(pc.fill_null(bad, False), pa.scalar(None, array.type), array)
+        array = pc.if_else(pc.coalesce(bad, FALSE), nothing(array.type), array)
     return Canonical(array, dict.fromkeys(rows, reason))
 
 
@@ -254,15 +269,15 @@ def _float(_: DType, array: Array) -> Canonical:
     if pt.is_float16(held):
         array = _shortest_halves(array)
     elif pt.is_float32(held):
-        finite = pc.if_else(pc.is_finite(array), array, pa.scalar(None, held))
+        finite = pc.if_else(pc.is_finite(array), array, nothing(held))
         lost = finite.null_count - array.null_count
-        return Canonical(pc.add(pc.cast(pc.cast(finite, pa.string()), pa.float64()), 0.0), {}, lost)
+        return Canonical(pc.add(pc.cast(pc.cast(finite, pa.string()), pa.float64()), _ZERO), {}, lost)
     elif pt.is_decimal(held):
         array = pc.cast(pc.cast(array, pa.string()), pa.float64())
     else:
         array = pc.cast(array, pa.float64(), safe=False)
-    finite = pc.if_else(pc.is_finite(array), array, pa.scalar(None, pa.float64()))
-    return Canonical(pc.add(finite, 0.0), {}, finite.null_count - array.null_count)
+    finite = pc.if_else(pc.is_finite(array), array, nothing(pa.float64()))
+    return Canonical(pc.add(finite, _ZERO), {}, finite.null_count - array.null_count)
 
 
 def _shortest_halves(array: Array) -> Array:
@@ -285,9 +300,10 @@ def _bool(_: DType, array: Array) -> Canonical:
 
 def _floored(count: Array, divisor: int) -> Array:
     """``count // divisor`` towards the past, of an int64 array."""
-    quotient = pc.divide(count, divisor)
-    rest = pc.subtract(count, pc.multiply(quotient, divisor))
-    return pc.subtract(quotient, pc.cast(pc.less(rest, 0), _INTEGER))
+    by = constant(divisor)
+    quotient = pc.divide(count, by)
+    rest = pc.subtract(count, pc.multiply(quotient, by))
+    return pc.subtract(quotient, pc.cast(pc.less(rest, constant(0)), _INTEGER))
 
 
 def _timestamp(dtype: DType, array: Array) -> Canonical:
@@ -295,9 +311,9 @@ def _timestamp(dtype: DType, array: Array) -> Canonical:
     if array.type.unit == "ns":
         return Canonical(_floored(count, 1_000).view(dtype.arrow()))
     per_unit = _PER_UNIT[array.type.unit]
-    low, high = FIRST_MICROSECOND // per_unit, LAST_MICROSECOND // per_unit
+    low, high = constant(FIRST_MICROSECOND // per_unit), constant(LAST_MICROSECOND // per_unit)
     fitting = _refused(count, pc.or_(pc.less(count, low), pc.greater(count, high)), OUTSIDE_YEARS)
-    return Canonical(pc.multiply(fitting.array, per_unit).view(dtype.arrow()), fitting.invalid)
+    return Canonical(pc.multiply(fitting.array, constant(per_unit)).view(dtype.arrow()), fitting.invalid)
 
 
 def _date(_: DType, array: Array) -> Canonical:
@@ -458,8 +474,12 @@ def moments(array: Array) -> list[datetime | None]:
     return python_values(_TIMESTAMP, array)
 
 
+def stamp_texts(array: Array) -> Array:
+    """The stamps of a timestamp[us, UTC] column, as text; null where it is null."""
+    written = pc.cast(whole(array).view(pa.timestamp("us")), pa.string())
+    return pc.binary_join_element_wise(pc.replace_substring(written, " ", "T"), "Z", "")
+
+
 def stamps(array: Array) -> list[str]:
     """The stamps of a timestamp[us, UTC] column, as `codec.created_stamp` writes them; null is ``-``."""
-    written = pc.cast(whole(array).view(pa.timestamp("us")), pa.string())
-    texts = pc.binary_join_element_wise(pc.replace_substring(written, " ", "T"), "Z", "")
-    return pc.fill_null(texts, NO_CREATED).to_pylist()
+    return pc.fill_null(stamp_texts(array), NO_CREATED).to_pylist()

@@ -4,30 +4,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import compute
 
 from llmfeatures import columns
-from llmfeatures.context import FeatureValue, prompt_id
-from llmfeatures.errors import InvalidValueError, LLMFeaturesError, RequestError, SourceError, SpineError, did_you_mean
+from llmfeatures.context import FeatureValue
+from llmfeatures.errors import InvalidValueError, RequestError, SourceError, SpineError, did_you_mean
 from llmfeatures.plan import FeaturePlan, PromptPlan
 from llmfeatures.ports import ClockName, Exporter, Joined, OfflineStore
 from llmfeatures.prompts.file import ABSENT
+from llmfeatures.rows import Column, Renderer, invalid_rows, settled_columns
 from llmfeatures.types import DType, text
+
+pc: Any = compute
 
 FORMAT = 1
 """The number of the canonical row layout, in the schema's metadata as ``llmfeatures.format``."""
 TIMESTAMP = pa.timestamp("us", "UTC")
 EVENT_TIMESTAMP = "event_timestamp"
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _DOCUMENTS = pa.list_(
     pa.struct([("id", pa.string()), ("version", pa.string()), ("score", pa.float64()), ("tier", pa.string())])
 )
@@ -53,12 +56,7 @@ def found_rows(plan: FeaturePlan, joined: Joined) -> FoundRows:
     for ref, (lookup, column) in zip(plan.refs, plan.lookup_of, strict=True):
         values = columns.python_values(ref.dtype, joined.found[lookup].columns[column])
         per_ref.append([_value(value, event) for value, event in zip(values, events[lookup], strict=True)])
-    errors = {
-        row: f"feature {feature!r} of view {lookup.view.name!r}: {reason}"
-        for lookup, found in zip(plan.lookups, joined.found, strict=True)
-        for row, (feature, reason) in found.invalid.items()
-        if feature in lookup.features
-    }
+    errors = invalid_rows(plan, joined)
     rows = joined.spine.num_rows
     slots = [list(one) for one in zip(*per_ref, strict=True)] if per_ref else [[] for _ in range(rows)]
     return FoundRows(slots=slots, errors=errors)
@@ -97,22 +95,17 @@ def _feature_batches(plan: FeaturePlan, joins: Iterable[Joined], statuses: bool)
 
 
 def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool, number: int) -> pa.RecordBatch:
-    spine = joined.spine
-    found = found_rows(plan, joined)
-    if found.errors:
-        row, reason = min(found.errors.items())
+    errors = invalid_rows(plan, joined)
+    if errors:
+        row, reason = min(errors.items())
         raise SourceError(f"row {number + row} of the spine: {reason}; correct the source, or leave the feature out")
-    settled = [
-        plan.settle(slots, at) if at is not None else slots
-        for slots, at in zip(found.slots, columns.moments(joined.at), strict=True)
-    ]
+    spine = joined.spine
     arrays, names = list(spine.columns), list(spine.schema.names)
-    for index, ref in enumerate(plan.refs):
-        values = [row[index] for row in settled]
-        added = {ref.column: columns.array_of(ref.dtype, [one.value for one in values])}
+    for ref, column in zip(plan.refs, settled_columns(plan, joined), strict=True):
+        added = {ref.column: column.values}
         if statuses:
-            added[f"{ref.column}__status"] = pa.array([one.status for one in values], pa.string())
-            added[f"{ref.column}__event_timestamp"] = pa.array([one.event_timestamp for one in values], TIMESTAMP)
+            added[f"{ref.column}__status"] = column.statuses
+            added[f"{ref.column}__event_timestamp"] = column.event
         for name, array in added.items():
             if name in names:
                 raise SpineError(
@@ -225,55 +218,51 @@ class _Rows:
     def __init__(self, plan: PromptPlan, clock: ClockName, summary: HistorySummary) -> None:
         self.plan, self.clock, self.summary = plan, clock, summary
         self._number = 0
+        self._renderer = Renderer(plan)
         self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
 
     def batch(self, joined: Joined) -> pa.RecordBatch:
         plan, spine = self.plan, joined.spine
         _check_names(spine.schema.names)
-        found = found_rows(plan.features, joined)
-        errors = dict(found.errors)
+        errors = invalid_rows(plan.features, joined)
         given = self._given(spine, errors)
-        moments = columns.moments(joined.at)
-        messages: list[list[dict[str, str]] | None] = []
-        identities: list[str | None] = []
-        settled: list[list[FeatureValue]] = []
-        for row, (slots, at) in enumerate(zip(found.slots, moments, strict=True)):
-            settled.append(slots if at is None else plan.features.settle(slots, at))
-            finished = self._finish(row, slots, at, given, errors)
-            messages.append(finished and [{"role": role, "content": content} for role, content in finished])
-            identities.append(finished and prompt_id(finished))
-        self._count(settled, errors, joined)
+        for row in pc.indices_nonzero(joined.at.is_null()).to_pylist():
+            errors.setdefault(row, "event_timestamp is null")
+        settled = settled_columns(plan.features, joined)
+        rendered = self._renderer.render(settled, given, joined.at, errors)
+        self._count(settled, rendered.error, joined)
         rows = spine.num_rows
-        keys = {name: columns.array_of(dtype, given[name]) for name, dtype in plan.features.parameters.items()}
-        inputs = {name: columns.array_of(one.dtype, given[name]) for name, one in plan.inputs.items()}
+        refs = [ref.column for ref in plan.features.refs]
         metadata = {name: spine.column(name) for name in spine.schema.names if name not in self._own}
         arrays = {
-            "id": self._ids(spine, given, moments),
-            "prompt": pa.array([plan.name] * rows, pa.string()),
-            "version": pa.array([plan.version] * rows, pa.string()),
-            "prompt_id": pa.array(identities, pa.string()),
+            "id": self._ids(spine, given, joined.at),
+            "prompt": pa.repeat(pa.scalar(plan.name, pa.string()), rows),
+            "version": pa.repeat(pa.scalar(plan.version, pa.string()), rows),
+            "prompt_id": rendered.prompt_id,
             "as_of": joined.at.cast(TIMESTAMP),
-            "clock": pa.array([self.clock] * rows, pa.string()),
-            "entity": _struct(keys, rows),
-            "inputs": _struct(inputs, rows),
-            "messages": pa.array(messages, _MESSAGES),
-            **self._feature_structs(settled),
+            "clock": pa.repeat(pa.scalar(self.clock, pa.string()), rows),
+            "entity": _struct({name: given[name] for name in plan.features.parameters}, rows),
+            "inputs": _struct({name: given[name] for name in plan.inputs}, rows),
+            "messages": rendered.messages,
+            "features": _struct({name: one.values for name, one in zip(refs, settled, strict=True)}, rows),
+            "statuses": _struct({name: one.statuses for name, one in zip(refs, settled, strict=True)}, rows),
+            "timestamps": _struct({name: one.event for name, one in zip(refs, settled, strict=True)}, rows),
             "documents": pa.array([[]] * rows, _DOCUMENTS),
             "target": _target(spine),
             "metadata": _struct(metadata, rows),
-            "error": pa.array([errors.get(row) for row in range(rows)], pa.string()),
+            "error": rendered.error,
         }
-        self._number += spine.num_rows
+        self._number += rows
         schema = pa.schema(
             [pa.field(name, array.type) for name, array in arrays.items()],
             metadata={"llmfeatures.format": str(FORMAT)},
         )
         return pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
 
-    def _given(self, spine: pa.RecordBatch, errors: dict[int, str]) -> dict[str, list[Any]]:
-        """The join keys and inputs of each row, canonical."""
+    def _given(self, spine: pa.RecordBatch, errors: dict[int, str]) -> dict[str, pa.Array[Any]]:
+        """The join keys and inputs of each row, canonical columns."""
         plan = self.plan
-        given: dict[str, list[Any]] = {}
+        given: dict[str, pa.Array[Any]] = {}
         for name, dtype in plan.parameters.items():
             if name not in spine.schema.names:
                 default = plan.inputs[name].default if name in plan.inputs else ABSENT
@@ -282,104 +271,69 @@ class _Rows:
                         f"the spine has no column {name!r}, which prompt {plan.name!r} needs"
                         f"{did_you_mean(name, spine.schema.names)}"
                     )
-                given[name] = [default] * spine.num_rows
+                given[name] = columns.array_of(dtype, [default] * spine.num_rows)
                 continue
             given[name] = _canonical(name, dtype, spine.column(name), errors)
         return given
 
-    def _finish(
-        self,
-        row: int,
-        slots: Sequence[FeatureValue],
-        at: datetime | None,
-        given: Mapping[str, Sequence[Any]],
-        errors: dict[int, str],
-    ) -> Any:
-        if at is None:
-            errors.setdefault(row, "event_timestamp is null")
-        if row in errors or at is None:
-            return None
-        keys = {name: given[name][row] for name in self.plan.features.parameters}
-        try:
-            inputs = self.plan.bind_inputs({name: given[name][row] for name in self.plan.inputs})
-            return self.plan.finish(slots, keys, inputs, at).messages
-        except LLMFeaturesError as error:
-            errors[row] = str(error)
-            return None
-
-    def _count(self, settled: Sequence[Sequence[FeatureValue]], errors: Mapping[int, str], joined: Joined) -> None:
+    def _count(self, settled: Sequence[Column], errors: pa.Array[Any], joined: Joined) -> None:
         summary = self.summary
-        summary.rows += len(settled)
-        summary.errors += len(errors)
-        if errors and summary.first_error is None:
-            row = min(errors)
-            summary.first_error = f"row {self._number + row}: {errors[row]}"
-        for index, ref in enumerate(self.plan.features.refs):
-            summary.statuses[ref.name].update(row[index].status for row in settled)
+        summary.rows += len(errors)
+        failed = len(errors) - errors.null_count
+        summary.errors += failed
+        if failed and summary.first_error is None:
+            row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
+            summary.first_error = f"row {self._number + row}: {errors[row].as_py()}"
+        for index, (ref, column) in enumerate(zip(self.plan.features.refs, settled, strict=True)):
+            summary.statuses[ref.name].update(column.counts())
             hidden = joined.found[self.plan.features.lookup_of[index][0]].hidden
             summary.hidden += 0 if hidden is None else hidden.true_count
 
-    def _feature_structs(self, settled: Sequence[Sequence[FeatureValue]]) -> dict[str, pa.Array[Any]]:
-        refs = self.plan.features.refs
-        by_ref = [[row[index] for row in settled] for index in range(len(refs))]
-        rows = len(settled)
-        return {
-            "features": _struct(
-                {
-                    ref.column: columns.array_of(ref.dtype, [one.value for one in found])
-                    for ref, found in zip(refs, by_ref, strict=True)
-                },
-                rows,
-            ),
-            "statuses": _struct(
-                {
-                    ref.column: pa.array([one.status for one in found], pa.string())
-                    for ref, found in zip(refs, by_ref, strict=True)
-                },
-                rows,
-            ),
-            "timestamps": _struct(
-                {
-                    ref.column: pa.array([one.event_timestamp for one in found], TIMESTAMP)
-                    for ref, found in zip(refs, by_ref, strict=True)
-                },
-                rows,
-            ),
-        }
-
-    def _ids(
-        self, spine: pa.RecordBatch, given: Mapping[str, Sequence[Any]], moments: Sequence[datetime | None]
-    ) -> pa.Array[Any]:
-        own = _as_text("id", spine.column("id")).to_pylist() if "id" in spine.schema.names else [None] * len(moments)
-        names = list(self.plan.features.parameters)
+    def _ids(self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any]) -> pa.Array[Any]:
+        """The spine's ids, and where it has none the hash of prompt, entity, as_of and row number."""
+        own = _as_text("id", spine.column("id")) if "id" in spine.schema.names else None
+        if own is not None and not own.null_count:
+            return own
+        parameters = self.plan.features.parameters
+        keys = [_json_texts(dtype, given[name]) for name, dtype in parameters.items()]
+        head = f"[{json.dumps(self.plan.name)}, ["
+        entities = [", ".join(row) for row in zip(*keys, strict=True)] if keys else [""] * len(at)
         made = [
-            hashlib.sha256(
-                json.dumps(
-                    [
-                        self.plan.name,
-                        [None if given[name][row] is None else text(given[name][row]) for name in names],
-                        None if at is None else text(at),
-                        self._number + row,
-                    ]
-                ).encode()
-            ).hexdigest()[:32]
-            if own[row] is None
-            else own[row]
-            for row, at in enumerate(moments)
+            sha256(f"{head}{entity}], {moment}, {number}]".encode()).hexdigest()[:32]
+            for number, (entity, moment) in enumerate(zip(entities, _moment_texts(at), strict=True), self._number)
         ]
-        return pa.array(made, pa.string())
+        hashed = pa.array(made, pa.string())
+        return hashed if own is None else pc.coalesce(own, hashed)
 
 
-def _canonical(name: str, dtype: DType, array: pa.Array[Any], errors: dict[int, str]) -> list[Any]:
+def _json_texts(dtype: DType, array: pa.Array[Any]) -> list[str]:
+    """The canonical text of each value as JSON, ``null`` for none; distinct values once."""
+    encoded = array.dictionary_encode(null_encoding="encode")
+    texts = [
+        "null" if value is None else json.dumps(text(value))
+        for value in columns.python_values(dtype, encoded.dictionary)
+    ]
+    return [texts[code] for code in encoded.indices.to_pylist()]
+
+
+def _moment_texts(at: pa.Array[Any]) -> list[str]:
+    """The canonical text of each moment as JSON, ``null`` for none."""
+    whole = pc.replace_substring(columns.stamp_texts(at), ".000000Z", "Z")
+    return pc.coalesce(pc.binary_join_element_wise('"', whole, '"', ""), pa.scalar("null")).to_pylist()
+
+
+def _canonical(name: str, dtype: DType, array: pa.Array[Any], errors: dict[int, str]) -> pa.Array[Any]:
     problem = None if pa.types.is_null(array.type) else columns.problem(dtype, array.type)
     if problem is not None and dtype.kind in _WRITTEN and columns.problem(DType("str"), array.type) is None:
-        return [_parsed(name, dtype, one, row, errors) for row, one in enumerate(array.to_pylist())]
+        return columns.array_of(
+            dtype, [_parsed(name, dtype, one, row, errors) for row, one in enumerate(array.to_pylist())]
+        )
     if problem is not None:
         raise SpineError(f"the spine's column {name!r}: {problem.partition(';')[0]}; give it that type")
     made = columns.canonical(dtype, array)
     for row, reason in made.invalid.items():
         errors.setdefault(row, f"{name}: {reason}")
-    return columns.python_values(dtype, made.array)
+    return made.array
 
 
 def _parsed(name: str, dtype: DType, written: str | None, row: int, errors: dict[int, str]) -> Any:
