@@ -7,7 +7,8 @@ Each docstring is the contract; `llmfeatures.testing` has a conformance suite pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -258,6 +259,25 @@ class Since:
     after: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinStep:
+    """How a join answers some of its views, and why.
+
+    ``views`` are answered together. ``strategy`` is the store's name for what it does, in so many ``passes`` over
+    the keys. ``reason`` is a sentence with the numbers that decided. ``rows`` of history are those of the spine's
+    keys not later than their last ask; ``asks`` and ``keys`` count the spine's rows with whole keys and a moment, and
+    the distinct keys among them.
+    """
+
+    views: tuple[str, ...]
+    strategy: str
+    passes: int
+    reason: str
+    rows: int
+    asks: int
+    keys: int
+
+
 class OfflineStore(Protocol):
     """History. Implements the point-in-time rule; never applies a ttl; times are UTC, microseconds.
 
@@ -294,6 +314,39 @@ class OfflineStore(Protocol):
 
         Raises:
             SpineError: the spine cannot be read, or lacks a column.
+        """
+        ...
+
+    def explain(
+        self,
+        spine: object,
+        lookups: Sequence[Lookup],
+        *,
+        clock: ClockName,
+        timestamp: str = "event_timestamp",
+        dtypes: Mapping[str, DType] | None = None,
+    ) -> tuple[JoinStep, ...]:
+        """What `join` with the same arguments will do, decided by the same code. Every lookup is in one step.
+
+        Raises:
+            SpineError: the spine cannot be read, or lacks a column.
+        """
+        ...
+
+    def entity_keys(self, views: Sequence[FeatureView], *, until: datetime) -> Iterator[pa.RecordBatch]:
+        """The distinct whole entity keys of these views, all of one entity, among rows with event <= until.
+
+        A batch has a column per join key, canonical, and ``first``: the key's first event, timestamp[us, UTC]. Each key
+        comes once, in any order; a null join key is nobody. Created timestamps play no part. Bounded memory, streamed.
+        Rows that were only pushed are not seen.
+        """
+        ...
+
+    def read_spine(self, spine: object, dtypes: Mapping[str, DType] | None = None) -> pa.RecordBatchReader:
+        """A spine of any kind that `join` takes, as it is: its columns, rows and order. ``dtypes`` as in `join`.
+
+        Raises:
+            SpineError: the spine cannot be read.
         """
         ...
 
@@ -350,4 +403,8 @@ class Exporter(Protocol):
 
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
         """Write all batches (canonical rows, see `llmfeatures.history`) and return how many rows were written."""
+        ...
+
+    def opened(self, schema: pa.Schema, path: Path) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+        """A function that writes a batch and returns how many rows it wrote; the file is there once the block ended."""
         ...

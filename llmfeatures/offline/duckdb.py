@@ -3,25 +3,31 @@
 Only rows tied on both timestamps, and the values of winning rows, ever leave DuckDB.
 """
 
+# pyarrow has incomplete stubs
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 # ruff: noqa: S608
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 
+from llmfeatures.offline import aggregate, entities
 from llmfeatures.offline import join as joins
 from llmfeatures.offline import latest as newest
 from llmfeatures.offline import spine as spines
 from llmfeatures.offline.database import Database
 from llmfeatures.offline.sources import Described, describe, examine, label_of, relations, run, translated
-from llmfeatures.ports import ClockName, Joined, LatestBatch, LatestCount, Lookup, Since
+from llmfeatures.offline.strategy import checked
+from llmfeatures.ports import ClockName, Joined, JoinStep, LatestBatch, LatestCount, Lookup, Since
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType
 
@@ -37,6 +43,11 @@ class DuckDBStore:
         memory_limit: what DuckDB may use before it spills, like ``"4GB"``; all calls together.
         threads: how many threads it may use; None for one per core.
         temp_directory: where a private folder for spilling is made, and removed again; None for the system's.
+        strategy: join every view in this way (``aggregate``, ``asof``, ``partitioned``; results are the same); None
+            to choose by what is there.
+
+    Raises:
+        ConfigError: there is no such strategy.
     """
 
     def __init__(
@@ -46,10 +57,12 @@ class DuckDBStore:
         memory_limit: str = "4GB",
         threads: int | None = None,
         temp_directory: str | Path | None = None,
+        strategy: str | None = None,
     ) -> None:
         self.root = Path(root).absolute()
         self._memory_limit, self._threads = memory_limit, threads
         self._temp_directory = None if temp_directory is None else Path(temp_directory)
+        self._strategy = checked(strategy)
         self._lock = threading.Lock()
         self._database: Database | None = None
         _STORES.add(self)
@@ -107,11 +120,47 @@ class DuckDBStore:
             spool = spines.Spool(opened.schema, self._folder, opened.resident)
             stack.callback(spool.close)
             count = joins.load(con, opened, asked, spool)
+            asks = self._asks(con, asked)
             answers = [
-                joins.answer(con, self.root, number, asked.keysets[number], lookup, clock, count)
+                joins.answer(con, self.root, number, asks[asked.keysets[number]], lookup, clock)
                 for number, lookup in enumerate(lookups)
             ]
-            yield from joins.joined(con, spool, opened.schema, answers)
+            yield from joins.joined(con, spool, opened.schema, answers, count)
+
+    def explain(
+        self,
+        spine: object,
+        lookups: Sequence[Lookup],
+        *,
+        clock: ClockName,
+        timestamp: str = "event_timestamp",
+        dtypes: Mapping[str, DType] | None = None,
+    ) -> tuple[JoinStep, ...]:
+        """As `OfflineStore.explain`; the spine is read whole, and of the history keys and event timestamps."""
+        del clock  # what it adds is answered in the same way
+        asked = joins.Asked.of(lookups, timestamp)
+        with self._connection() as con, spines.opened(spine, asked.dtypes(dtypes or {})) as opened:
+            asked.check(opened.schema)
+            joins.load(con, opened, asked, None)
+            asks = self._asks(con, asked)
+            return tuple(
+                joins.explained(con, self.root, asks[asked.keysets[number]], lookup)
+                for number, lookup in enumerate(lookups)
+            )
+
+    def _asks(self, con: duckdb.DuckDBPyConnection, asked: joins.Asked) -> dict[tuple[str, ...], joins.Asks]:
+        return {one: joins.Asks.of(con, one, self._strategy) for one in dict.fromkeys(asked.keysets)}
+
+    def entity_keys(self, views: Sequence[FeatureView], *, until: datetime) -> Iterator[pa.RecordBatch]:
+        """As `OfflineStore.entity_keys`."""
+        with self._connection() as con:
+            yield from entities.entity_keys(con, self.root, views, until)
+
+    def read_spine(self, spine: object, dtypes: Mapping[str, DType] | None = None) -> pa.RecordBatchReader:
+        """As `OfflineStore.read_spine`."""
+        with ExitStack() as stack:
+            opened = stack.enter_context(spines.opened(spine, dtypes or {}))
+            return pa.RecordBatchReader.from_batches(opened.schema, _read(opened.batches, stack.pop_all()))
 
     def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
         """As `OfflineStore.count_latest`; the number of keys is exact."""
@@ -119,6 +168,8 @@ class DuckDBStore:
             described = describe(con, self.root, view)
             if not described:
                 return LatestCount(eligible=0, refused=0, keys=0)
+            if view.aggregates:
+                return aggregate.count(con, view, described, until, since)
             return newest.count(con, described, until, since)
 
     def latest(
@@ -131,7 +182,11 @@ class DuckDBStore:
             described = describe(con, self.root, view)
             if not described:
                 return
-            reader = con.sql(newest.newest(con, described, until, since)).to_arrow_reader(batch_rows)
+            if view.aggregates:
+                query = aggregate.latest(con, view, described, until, since)
+            else:
+                query = newest.newest(con, described, until, since)
+            reader = con.sql(query).to_arrow_reader(batch_rows)
             stack.callback(reader.close)
             for raw in spines.rebatched(reader, batch_rows):
                 yield newest.latest_batch(view, raw)
@@ -167,6 +222,11 @@ class DuckDBStore:
         _OF_PARENTS.append(self._database)
         self._database = None
         self._lock = threading.Lock()
+
+
+def _read(batches: Iterable[Any], stack: ExitStack) -> Iterator[Any]:
+    with stack:
+        yield from batches
 
 
 _STORES: weakref.WeakSet[DuckDBStore] = weakref.WeakSet()

@@ -20,7 +20,7 @@ from llmfeatures.columns import problem, sql_type
 from llmfeatures.errors import SourceError, did_you_mean
 from llmfeatures.offline import sql
 from llmfeatures.ports import Relation
-from llmfeatures.schema import Feature, FeatureView, ParquetSource
+from llmfeatures.schema import Aggregation, Feature, FeatureView, ParquetSource
 from llmfeatures.types import DType
 
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
@@ -55,9 +55,38 @@ def relations(view: FeatureView) -> list[Relation]:
             created=None
             if source.created_timestamp is None
             else held.get(source.created_timestamp, source.created_timestamp),
-            values={one.name: held.get(one.column or one.name, one.column or one.name) for one in view.features},
+            values={
+                one.name: held.get(one.column or one.name, one.column or one.name) for one in read_of(view).features
+            },
         )
     ]
+
+
+def read_of(view: FeatureView) -> FeatureView:
+    """The view as its source must have it: a plain feature for each column that an aggregation reads as its dtype."""
+    if not view.aggregates:
+        return view
+    plain: list[Feature] = []
+    for one in view.aggregations:
+        if one.function not in UNTYPED:
+            dtype = one.dtype.item if one.function == "last_n" else one.dtype
+            assert dtype is not None
+            plain.append(Feature(one.name, dtype, column=one.column))
+    return view.model_copy(update={"features": tuple(plain)})
+
+
+UNTYPED = ("count", "count_distinct")
+"""Functions that take a column of any type."""
+
+
+def untyped(view: FeatureView) -> dict[str, str]:
+    """The source's column, by feature, of each aggregation that takes any type."""
+    held = {} if view.batch is None else {renamed: name for name, renamed in view.batch.columns.items()}
+    return {
+        one.name: held.get(one.column, one.column)
+        for one in view.features
+        if isinstance(one, Aggregation) and one.function in UNTYPED and one.column is not None
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +150,8 @@ def examine(
     con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relation: Relation
 ) -> tuple[Described | None, list[str]]:
     """Look at a relation: what it is, and all that is wrong with it."""
-    label = label_of(view)
+    label, others = label_of(view), untyped(view)
+    view = read_of(view)
     try:
         table, files = _table(con, root, view, relation)
         with translated(view, root):
@@ -131,6 +161,11 @@ def examine(
         return None, [str(error)]
     types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
     problems = [f"{label}: {one}" for one in _wrong(view, relation, types)]
+    problems += [
+        f"{label}: {_missing(f'feature {name!r}', column, types)}"
+        for name, column in others.items()
+        if column not in types
+    ]
     problems += [
         f"{label}: column {name!r} is of type {' in some files and '.join(families)} in others; write the files again "
         "with one type"

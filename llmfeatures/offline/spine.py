@@ -159,7 +159,17 @@ def _as_written(kind: Any) -> str:
     return "JSON" if str(kind) == '"NULL"' else str(kind)
 
 
+def _parquet(file: str) -> Spine:
+    """One Parquet file, without pyarrow.dataset: that imports pandas where it is installed, which takes longer."""
+    import pyarrow.parquet as pq
+
+    opened = pq.ParquetFile(file)
+    return Spine(opened.schema_arrow, opened.iter_batches(batch_size=BATCH_ROWS))
+
+
 def _dataset(files: Sequence[str], kind: str) -> Spine:
+    if kind == "parquet" and len(files) == 1:
+        return _parquet(files[0])
     import pyarrow.dataset as ds
 
     try:

@@ -135,10 +135,10 @@ def all_present(columns: Iterable[str]) -> str:
 
 
 def keys_table(table: str, columns: Sequence[str]) -> str:
-    """The distinct whole keys of the spine, each numbered (``u``), with the first and last moment asked for."""
+    """The distinct whole keys of the spine, numbered (``u``) from 1, with its first and last moment and its asks."""
     return (
         f"CREATE TEMP TABLE {table} AS SELECT {commas(columns)}, (row_number() OVER ())::INTEGER AS u, "
-        "min(t) AS first, max(t) AS t "
+        "min(t) AS first, max(t) AS t, count(*) AS n "
         f"FROM spine WHERE t IS NOT NULL AND {all_present(columns)} GROUP BY {commas(columns)}"
     )
 
@@ -152,9 +152,12 @@ def asks_table(table: str, keys: str, columns: Sequence[str]) -> str:
     )
 
 
-def one_moment(keys: str) -> str:
-    """Whether each key is asked for at one moment only."""
-    return f"SELECT coalesce(bool_and(first = t), true) FROM {keys}"
+def asking(keys: str) -> str:
+    """How many keys and asks there are, the most asks of one key, and whether each key has one moment only."""
+    return (
+        "SELECT count(*), coalesce(sum(n), 0)::BIGINT, coalesce(max(n), 0), coalesce(bool_and(first = t), true) "
+        f"FROM {keys}"
+    )
 
 
 def newest_table(table: str, keys: str, columns: Sequence[str], rows: str, values: int, *, created: bool) -> str:
@@ -198,25 +201,85 @@ def newest_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def history_table(keys: str, columns: Sequence[str], rows: str, values: int) -> str:
-    """The rows of a view for the spine's keys, none later than the last moment asked for: ``u, e, c, v0…``."""
+def _kept(keys: str, columns: Sequence[str], rows: str) -> str:
     on = equal([f"k.{one}" for one in columns], names("k", len(columns), "r"))
+    return f"FROM ({rows}) r JOIN {keys} k ON {on} WHERE r.e <= k.t"
+
+
+def history_table(keys: str, columns: Sequence[str], rows: str, values: int, *, created: bool) -> str:
+    """The rows of a view for the spine's keys, none later than the last moment asked for: ``u, e, c, v0…``.
+
+    Without ``created`` there is no ``c``.
+    """
+    times = ["k.u", "r.e", "r.c"] if created else ["k.u", "r.e"]
+    return f"CREATE TEMP TABLE history AS SELECT {commas(times, names('v', values, 'r'))} {_kept(keys, columns, rows)}"
+
+
+def history_rows(keys: str, columns: Sequence[str], rows: str) -> str:
+    """How many rows `history_table` will have."""
+    return f"SELECT count(*) {_kept(keys, columns, rows)}"
+
+
+def last_steps(strategy: str, asks: str, steps: str, part: tuple[int, int] | None) -> str:
+    """For each ask the last of the ``steps`` (a query of ``u, a``) by its moment: ``_row, u, a``; one row each.
+
+    ``part`` keeps to a range of keys.
+    """
+    asked = f"{asks} q"
+    if part is not None:
+        within = f"u BETWEEN {part[0]} AND {part[1]}"
+        asked, steps = f"(SELECT * FROM {asks} WHERE {within}) q", f"SELECT * FROM ({steps}) WHERE {within}"
+    if strategy == "aggregate":
+        return (
+            f"SELECT q._row, any_value(q.u) AS u, max(h.a) AS a FROM {asked} "
+            f"JOIN ({steps}) h ON q.u = h.u AND h.a <= q.t GROUP BY q._row"
+        )
+    return f"SELECT q._row, h.u, h.a FROM {asked} ASOF JOIN ({steps}) h ON q.u = h.u AND q.t >= h.a"
+
+
+FOUND = "CREATE TEMP TABLE found (_row BIGINT, late BOOLEAN, u INTEGER, a BIGINT)"
+"""For each ask the step that answers it."""
+
+EVENTS = "SELECT u, e AS a FROM history"
+"""Steps when all that had happened counts, whatever had arrived: all rows of an event tie there as one."""
+
+
+def found_rows(late: str, steps: str) -> str:
+    """Add the answers of `last_steps`."""
+    return f"INSERT INTO found SELECT _row, {late}, u, a FROM ({steps})"
+
+
+def plain_winners(table: str, values: Sequence[str]) -> str:
+    """The rows of each found step, when rows have no created timestamp: ``_row, e, v0…``; several when they tie."""
     return (
-        f"CREATE TEMP TABLE history AS SELECT {commas(['k.u', 'r.e', 'r.c'], names('v', values, 'r'))} "
-        f"FROM ({rows}) r JOIN {keys} k ON {on} WHERE r.e <= k.t"
+        f"CREATE TEMP TABLE {table} AS SELECT f._row, f.a AS e, {commas(f'h.{one}' for one in values)} "
+        "FROM found f JOIN history h ON h.u = f.u AND h.e = f.a"
+    )
+
+
+PLAIN_GROUPS = (
+    f"CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, u, e, ({NONE_CREATED})::BIGINT AS c "
+    "FROM history h SEMI JOIN (SELECT DISTINCT u, a FROM found) f ON h.u = f.u AND h.e = f.a "
+    "GROUP BY u, e HAVING count(*) > 1"
+)
+"""The found steps of `plain_winners` with several rows, numbered."""
+
+
+def plain_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
+    """Put the picked rows in the place of the tied ones. ``tied`` names the values in the table ``tied``."""
+    of_group = "JOIN found f ON f.u = x.u AND f.a = x.e"
+    chosen = (
+        f"SELECT f._row, x.e, {commas(f't.{one}' for one in tied)} FROM picked p "
+        f"JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g {of_group}"
+    )
+    return (
+        f"DELETE FROM {table} WHERE _row IN (SELECT f._row FROM groups x {of_group})",
+        f"INSERT INTO {table} {chosen}",
     )
 
 
 LATE = "SELECT count(*) FROM (SELECT 1 FROM history WHERE c > e LIMIT 1)"
 """Whether any row was created after it happened; if none was, both clocks agree."""
-
-
-def found_table(asks: str) -> str:
-    """The last event of each ask, whatever had arrived: a step at ``a``, and all rows of it tie there as one."""
-    return (
-        "CREATE TEMP TABLE found AS SELECT q._row, false AS late, h.u, h.e AS a "
-        f"FROM {asks} q ASOF JOIN (SELECT u, e FROM history) h ON q.u = h.u AND q.t >= h.e"
-    )
 
 
 def _best(steps: str, late: str) -> str:
@@ -254,12 +317,15 @@ def late_steps(hidden: str) -> tuple[str, ...]:
         "CREATE TEMP TABLE steps AS SELECT u, a, e, c, id FROM (SELECT u, a, e, c, id, max(e) OVER ("
         f"PARTITION BY u ORDER BY a RANGE UNBOUNDED PRECEDING) AS top FROM ({rows})) WHERE e = top"
     )
-    found = (
-        "INSERT INTO found SELECT q._row, true, s.u, s.a "
-        f"FROM {hidden} q ASOF JOIN (SELECT u, a FROM steps) s ON q.u = s.u AND q.t >= s.a"
-    )
     forgotten = f"DELETE FROM found WHERE _row IN (SELECT _row FROM {hidden})"
-    return steps, forgotten, found, f"INSERT INTO best {_best('SELECT * FROM steps', 'true')}"
+    return steps, forgotten
+
+
+STEPS = "SELECT u, a FROM steps"
+"""Steps of `late_steps`."""
+
+LATE_BEST = f"INSERT INTO best {_best('SELECT * FROM steps', 'true')}"
+"""Adds to `BEST` those of the late steps."""
 
 
 TIES = "SELECT count(*) FROM best WHERE n > 1"

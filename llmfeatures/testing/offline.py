@@ -42,6 +42,7 @@ from llmfeatures.testing.rule import (
     history_of,
     times,
 )
+from llmfeatures.types import DType
 
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000}
 
@@ -313,6 +314,41 @@ class OfflineStoreTests:
         with self.opened(tmp_path, history_of(rows)) as store:
             count = store.count_latest(history_of(rows).view, until=from_microseconds(START + 5))
             assert (count.eligible, count.refused) == (1, 2)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_entity_keys_are_all_that_had_an_event_by_then(self, tmp_path: Path, seed: int) -> None:
+        histories = _Drawn(_random(seed)).histories()
+        with self.opened(tmp_path, *histories) as store:
+            for until in (-1, 0, 3, 12):
+                expected: dict[str, int] = {}
+                for row in (row for history in histories for row in history.rows):
+                    key, event = row.keys[0], row.event
+                    if key is not None and event is not None and event <= until:
+                        expected[key] = min(event, expected.get(key, event))
+                batches = store.entity_keys([one.view for one in histories], until=from_microseconds(START + until))
+                found = [one for batch in batches for one in batch.to_pylist()]
+                assert len(found) == len(expected)
+                assert {one[KEY]: one["first"] for one in found} == {
+                    key: from_microseconds(START + event) for key, event in expected.items()
+                }
+
+    def test_entity_keys_of_nothing(self, tmp_path: Path) -> None:
+        with self.opened(tmp_path, history_of([])) as store:
+            pushed = FeatureView("pushed", USER, PushSource(), {"genre": "str"})
+            for views in ([], [pushed], [pushed, history_of([]).view]):
+                keys = [one for batch in store.entity_keys(views, until=from_microseconds(START)) for one in batch]
+                assert sum(map(len, keys)) == 0
+
+    def test_a_spine_is_read_as_it_is(self, tmp_path: Path) -> None:
+        table = pa.table({KEY: ["b", None, "a"], "n": [3, 1, 2]})
+        with self.opened(tmp_path) as store:
+            for spine in (table, table.to_reader(), table.to_pylist()):
+                assert store.read_spine(spine).read_all().to_pylist() == table.to_pylist()
+            (tmp_path / "spine.csv").write_text("id,n\n007,1\n")
+            read = store.read_spine(tmp_path / "spine.csv", {"id": DType("str")}).read_all()
+            assert read.to_pylist() == [{"id": "007", "n": 1}]
+            with pytest.raises(SpineError):
+                store.read_spine(42)
 
     def test_check_finds_what_is_missing(self, tmp_path: Path) -> None:
         history = history_of([Row(("a",), 1, None, (1,))])

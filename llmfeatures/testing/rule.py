@@ -4,9 +4,10 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llmfeatures.clock import from_microseconds, microseconds
 from llmfeatures.codec import encode_row, row_text
 from llmfeatures.errors import InvalidValueError, SourceError
 from llmfeatures.ports import ClockName, Joined, Lookup, OfflineStore, Since
-from llmfeatures.schema import Entity, Feature, FeatureView, ParquetSource
+from llmfeatures.schema import Aggregation, Entity, Feature, FeatureView, ParquetSource
 
 START = microseconds(datetime(2026, 5, 1, tzinfo=UTC))
 """Times in the suite are microseconds after this one."""
@@ -264,3 +265,75 @@ def history_of(rows: Sequence[Row], name: str = "activity", dtype: str = "int", 
     """A history of one feature ``watched`` for users."""
     source = ParquetSource(f"{name}.parquet", created_timestamp=CREATED)
     return History(FeatureView(name, USER, source, [Feature("watched", dtype)]), rows, **options)
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """An aggregated row: ``event`` in microseconds after `START`, None when no event has entered."""
+
+    event: int | None
+    values: tuple[Any, ...]
+    hidden: bool
+
+
+def aggregated(view: FeatureView, names: Sequence[str], rows: Sequence[Row], at: int, clock: ClockName) -> Aggregated:
+    """The rule of aggregations, grid point by grid point. ``rows`` are one key's events; ``names`` are the columns of
+    their values, which are canonical."""
+    assert view.cadence is not None
+    step = view.cadence // timedelta(microseconds=1)
+    point = (START + at) // step * step - START
+    windows = [None if one.window is None else one.window // timedelta(microseconds=1) for one in view.aggregations]
+    dated = [row for row in rows if row.event is not None]
+    first = min((row.event for row in dated if row.event is not None), default=point)
+    change, before = None, [[] for _ in windows]
+    for moment_ in range((START + first) // step * step - START, point + 1, step):
+        sets = [_counted(dated, moment_, window, clock) for window in windows]
+        if sets != before:
+            change, before = moment_, sets
+    hidden = any(_counted(dated, point, window, "event") != _counted(dated, point, window, clock) for window in windows)
+    if change is None:
+        return Aggregated(None, (None,) * len(windows), hidden)
+    values = tuple(
+        _aggregate(one, names, [dated[number] for number in counted])
+        for one, counted in zip(view.aggregations, before, strict=True)
+    )
+    return Aggregated(change, values, hidden)
+
+
+def _counted(rows: Sequence[Row], point: int, window: int | None, clock: ClockName) -> list[int]:
+    return [
+        number
+        for number, row in enumerate(rows)
+        if row.event is not None
+        and row.event <= point
+        and (window is None or row.event > point - window)
+        and (clock == "event" or row.created is None or row.created <= point)
+    ]
+
+
+def _aggregate(one: Aggregation, names: Sequence[str], rows: Sequence[Row]) -> Any:
+    if one.column is None:
+        return len(rows)
+    place = names.index(one.column)
+
+    def order(row: Row) -> tuple[Any, ...]:
+        return row.event, row.created is not None, row.created or 0, json.dumps(row.values[place], default=str)
+
+    newest = [row.values[place] for row in sorted(rows, key=order, reverse=True)]
+    some = [value for value in newest if value is not None]
+    match one.function:
+        case "count":
+            return len(some)
+        case "count_distinct":
+            return len(set(some))
+        case "last":
+            return newest[0] if newest else None
+        case "last_n":
+            return some[: one.n]
+        case "min" | "max":
+            return (min if one.function == "min" else max)(some, default=None)
+        case _:
+            total = None
+            for value in sorted(some):
+                total = value if total is None else total + value
+            return total if total is None or one.function == "sum" else float(total) / len(some)
