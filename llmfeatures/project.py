@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,16 +25,18 @@ from llmfeatures.builder import (
 from llmfeatures.clock import Clock, system_clock
 from llmfeatures.config import Config
 from llmfeatures.context import FeatureValue
-from llmfeatures.errors import LLMFeaturesError, RequestError, StoreReadOnlyError, did_you_mean
+from llmfeatures.errors import LLMFeaturesError, OnDemandError, RequestError, StoreReadOnlyError, did_you_mean
 from llmfeatures.plan import FeaturePlan, plan_references
 from llmfeatures.ports import OfflineStore, OnlineStore, RunRecord, StateStore
 from llmfeatures.registry import Registry, load_registry
+from llmfeatures.types import DType
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from llmfeatures.history import History
     from llmfeatures.materialize import MaterializeReport, Progress
+    from llmfeatures.spine import PreparedSpine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,21 +161,27 @@ class Project:
         Args:
             features: names, ``status`` or ``user.status``.
             rows: one mapping per row with every join key; a value of None is nobody: its features are missing.
+                On-demand features may take inputs beside them.
             timeout: for the read; seconds, a timedelta or text such as ``250ms``.
 
         Raises:
             UnknownNameError: there is no such feature.
-            RequestError: a join key is absent, unknown, or of another type.
+            RequestError: a join key or input is absent, unknown, or of another type.
+            OnDemandError: an on-demand feature's function failed, or returned a wrong value.
         """
         plan = plan_references(self.registry, _names(features))
         keys = [_row_keys(plan, number, row) for number, row in enumerate(rows)]
         result = self._reader.run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
         now = self.clock()
         as_of = now if result.newest is None else max(now, result.newest)
-        return [
-            {ref.name: found for ref, found in zip(plan.refs, plan.settle(slots, as_of), strict=True)}
-            for slots in result.slots
-        ]
+        found: list[dict[str, FeatureValue]] = []
+        for number, (slots, given) in enumerate(zip(result.slots, keys, strict=True)):
+            try:
+                settled = plan.found(slots, given, as_of)
+            except OnDemandError as error:
+                raise OnDemandError(f"row {number}: {error}", feature=error.feature) from None
+            found.append({plan.outputs[place].name: settled[place] for place in plan.asked})
+        return found
 
     def get_historical_features(
         self, spine: object, features: Sequence[str], *, clock: str = "known", statuses: bool = False
@@ -191,27 +199,171 @@ class Project:
         Raises:
             SpineError: the spine cannot be read, lacks a column, or has one named like a feature.
             SourceError: a source is not what the registry says.
+            RenderError: an on-demand feature cannot be computed for a row.
         """
         from llmfeatures.history import historical_features
 
         plan = plan_references(self.registry, _names(features))
         return historical_features(self.offline, plan, spine, clock=clock_name(clock), statuses=statuses)
 
-    def history(self, prompt: str, spine: object, *, clock: str = "known") -> History:
-        """Historical prompts: one per row of the spine, which also has the prompt's inputs. See `History`.
+    def spine(
+        self,
+        prompt: str,
+        *,
+        users: int | None = None,
+        every: timedelta | str = "1d",
+        since: timedelta | str = "30d",
+        until: datetime | str | None = None,
+        where: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        clock: str = "known",
+    ) -> pa.Table:
+        """A spine for a prompt, drawn from the history: the same options give the same rows. See `sampled_spine`.
+
+        Args:
+            prompt: its name; it is about one entity.
+            users: how many; None is all.
+            every: the time from one moment to the next, which are its multiples since 1970-01-01T00:00Z.
+            since: how far back from ``until`` the moments go.
+            until: the end; None is now.
+            where: one SQL expression over join keys, ``event_timestamp`` and features as of the moment.
+            inputs: values for the prompt's inputs, the same in every row.
+            seed: another one draws other users.
+            clock: which values ``where`` sees: ``known`` or ``event``.
 
         Raises:
             UnknownNameError: there is no such prompt.
+            RequestError: an option is wrong, or nobody is there.
+            SourceError: a source is not what the registry says.
+        """
+        from llmfeatures.spine import sampled_spine
+
+        plan = self.prompts.plan(prompt)
+        return sampled_spine(
+            self.offline,
+            plan,
+            [view for role in plan.features.roles for view in self.registry.views_of(role.entity)],
+            until=self.clock() if until is None else moment("until", until),
+            users=users,
+            every=every,
+            since=since,
+            where=where,
+            inputs=inputs,
+            seed=seed,
+            clock=clock_name(clock),
+        )
+
+    def prepared_spine(
+        self,
+        prompt: str,
+        spine: object,
+        *,
+        sample: int | None = None,
+        stratify: str | None = None,
+        target: str | None = None,
+        label: str | None = None,
+        seed: int = 0,
+        clock: str = "known",
+    ) -> PreparedSpine:
+        """A given spine with rows drawn from it and its target named, as `history` reads it. Nothing is read yet.
+
+        Args:
+            prompt: its name.
+            spine: as for `history`.
+            sample: keep so many rows, in their order.
+            stratify: in proportion to the values of this column.
+            target: the column that is the target.
+            label: the feature that is the target, and how long after the prompt: ``last_genre@+7d``. Its text, or null.
+            seed: another one draws other rows.
+            clock: as for `history`.
+
+        Raises:
+            UnknownNameError: there is no such prompt or feature.
+            RequestError: an option is wrong.
+        """
+        from llmfeatures.spine import Label, prepared
+
+        plan = self.prompts.plan(prompt)
+        return prepared(
+            self.offline,
+            spine,
+            dtypes={**plan.parameters, "id": DType("str"), "target": DType("str")},
+            now=self.clock(),
+            clock=clock_name(clock),
+            target=target,
+            label=None if label is None else Label.of(label, plan, self.registry),
+            sample=sample,
+            stratify=stratify,
+            seed=seed,
+        )
+
+    def history(
+        self,
+        prompt: str,
+        spine: object = None,
+        *,
+        clock: str = "known",
+        users: int | None = None,
+        every: timedelta | str | None = None,
+        since: timedelta | str | None = None,
+        until: datetime | str | None = None,
+        where: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        sample: int | None = None,
+        stratify: str | None = None,
+        target: str | None = None,
+        label: str | None = None,
+        seed: int = 0,
+        without: str | Sequence[str] | None = None,
+    ) -> History:
+        """Historical prompts: one per row of the spine, which also has the prompt's inputs. See `History`.
+
+        Args:
+            prompt: its name.
+            spine: as for `get_historical_features`; None draws one with ``users``, ``every``, ``since``, ``until``,
+                ``where`` and ``inputs``, as `spine` does.
+            clock: ``known`` (what was true and had arrived) or ``event`` (what was true).
+            users: see `spine`.
+            every: see `spine`.
+            since: see `spine`.
+            until: see `spine`.
+            where: see `spine`.
+            inputs: see `spine`.
+            sample: see `prepared_spine`.
+            stratify: see `prepared_spine`.
+            target: see `prepared_spine`.
+            label: see `prepared_spine`.
+            seed: what is drawn; the same seed draws the same.
+            without: features; each adds a row after every row, in which it is read as missing.
+
+        Raises:
+            UnknownNameError: there is no such prompt or feature.
             PromptError: the prompt cannot be compiled.
+            RequestError: an option is wrong, or does not go with another.
         """
         from llmfeatures.history import History
 
+        drawn = {"users": users, "every": every, "since": since, "until": until, "where": where, "inputs": inputs}
+        options: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
+        if spine is None:
+            spine = self.spine(prompt, **options, seed=seed, clock=clock)
+        elif options:
+            raise RequestError(
+                f"{next(iter(options))} draws a spine, and one is given; leave one of them out"
+                + ("; inputs are columns of the spine" if "inputs" in options else "")
+            )
+        if sample is not None or stratify is not None or target is not None or label is not None:
+            spine = self.prepared_spine(
+                prompt, spine, sample=sample, stratify=stratify, target=target, label=label, seed=seed, clock=clock
+            )
         return History(
             self.prompts.plan(prompt),
             spine,
             offline=self.offline,
             clock=clock_name(clock),
             exporters=configuration.exporters(),
+            without=without or (),
         )
 
     def runs(self, view: str | None = None) -> list[RunRecord]:
@@ -282,10 +434,11 @@ def _names(features: Sequence[str]) -> list[str]:
 def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RequestError(f"row {number} is a mapping of join keys, not {type(row).__name__}")
+    known = {**plan.parameters, **plan.inputs}
     for name in row:
-        if name not in plan.parameters:
-            raise RequestError(f"row {number}: unknown join key {name!r}{did_you_mean(name, plan.parameters)}")
+        if name not in known:
+            raise RequestError(f"row {number}: unknown join key {name!r}{did_you_mean(name, known)}")
     try:
-        return plan.keys(row)
+        return plan.given(row)
     except RequestError as error:
         raise RequestError(f"row {number}: {error}") from None
