@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from llmfeatures.context import PromptContext as PromptContext
     from llmfeatures.errors import LLMFeaturesError as LLMFeaturesError
     from llmfeatures.history import History as History
+    from llmfeatures.ondemand import OnDemandFeature as OnDemandFeature
+    from llmfeatures.ondemand import on_demand as on_demand
     from llmfeatures.project import Project as Project
     from llmfeatures.registry import Registry as Registry
+    from llmfeatures.schema import Aggregation as Aggregation
     from llmfeatures.schema import Entity as Entity
     from llmfeatures.schema import Feature as Feature
     from llmfeatures.schema import FeatureView as FeatureView
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from llmfeatures.schema import SqlSource as SqlSource
 
 _WHERE = {
+    "Aggregation": "schema",
     "AsyncContextBuilder": "builder",
     "ContextBuilder": "builder",
     "Entity": "schema",
@@ -34,15 +38,18 @@ _WHERE = {
     "History": "history",
     "LLMFeaturesError": "errors",
     "Manifest": "context",
+    "OnDemandFeature": "ondemand",
     "ParquetSource": "schema",
     "Project": "project",
     "PromptContext": "context",
     "PushSource": "schema",
     "Registry": "registry",
     "SqlSource": "schema",
+    "on_demand": "ondemand",
 }
 
 __all__ = [
+    "Aggregation",
     "AsyncContextBuilder",
     "ContextBuilder",
     "Entity",
@@ -52,6 +59,7 @@ __all__ = [
     "History",
     "LLMFeaturesError",
     "Manifest",
+    "OnDemandFeature",
     "ParquetSource",
     "Project",
     "PromptContext",
@@ -59,6 +67,7 @@ __all__ = [
     "Registry",
     "SqlSource",
     "__version__",
+    "on_demand",
 ]
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from llmfeatures.context import FeatureOrigin
 from llmfeatures.errors import InvalidValueError, PromptError, UnknownNameError, did_you_mean
-from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan, Role, feature_ref, plan_features, role_of
+from llmfeatures.plan import ComputedRef, FeaturePlan, FeatureRef, PromptPlan, Role, plan_named, role_of
 from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
-from llmfeatures.prompts.file import ABSENT, Policy, PromptFile
-from llmfeatures.registry import Found, Registry
-from llmfeatures.schema import FeatureView
+from llmfeatures.prompts.file import ABSENT, Input, Policy, PromptFile
+from llmfeatures.registry import Found, FoundOnDemand, Registry
+from llmfeatures.schema import Entity
 from llmfeatures.types import DType, json_text
+
+AnyFound = Found | FoundOnDemand
 
 RENDERER_FORMAT: Final = 1
 """Part of every prompt's version: raised when escaping, whitespace, text forms or filters change a prompt's bytes."""
@@ -33,36 +35,60 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
     template = compile_prompt(environment, file.body, name=file.name, path=file.path, line_offset=file.body_line)
     names = _Names(registry, file, template)
     policies = names.policies()
-    refs = [
-        feature_ref(name, role, found, policies.get((role.name, found.feature.name), Policy()))
-        for name, (role, found) in names.features().items()
-    ]
-    features = plan_features(refs)
+    features = plan_named(registry, [(name, *found) for name, found in names.features().items()], policies)
+    inputs = _inputs(file, features)
     features = _with_printed_keys(features, names.printed_roles())
     return PromptPlan(
         name=file.name,
         path=file.path,
-        version=_version(file, template, refs, features),
+        version=_version(file, template, inputs, features),
         features=features,
-        inputs=file.header.inputs,
-        parameters={**features.parameters, **{name: one.dtype for name, one in file.header.inputs.items()}},
+        inputs=inputs,
+        parameters={**features.parameters, **{name: one.dtype for name, one in inputs.items()}},
         config=file.header.config,
         description=file.header.description,
         owner=file.header.owner,
         template=template,
-        origins={ref.name: _origin(ref) for ref in refs},
+        origins={ref.name: _origin(ref) for ref in features.outputs},
         input_dtypes={
-            **{name: str(one.dtype) for name, one in file.header.inputs.items()},
+            **{name: str(one.dtype) for name, one in inputs.items()},
             **{name: str(dtype) for name, dtype in features.parameters.items()},
         },
         unused=tuple(sorted(set(file.header.features) - names.policy_names_used())),
     )
 
 
-def _origin(ref: FeatureRef) -> FeatureOrigin:
+def _inputs(file: PromptFile, features: FeaturePlan) -> dict[str, Input]:
+    """The header's inputs, and those that on-demand features add: these are required."""
+    inputs = dict(file.header.inputs)
+    taken = {*features.parameters, *(ref.name.partition(".")[0] for ref in features.outputs if ref.printed), "as_of"}
+    for one in features.computed:
+        for name, dtype in one.on_demand.inputs.items():
+            if name in taken:
+                raise file.error(
+                    f"input {name!r} of on-demand feature {one.name!r} is also a join key, feature or entity of this "
+                    "prompt; rename the input",
+                    "inputs",
+                )
+            known = inputs.setdefault(name, Input(name=name, dtype=dtype))
+            if known.dtype != dtype:
+                raise file.error(
+                    f"input {name!r} is {known.dtype}, and on-demand feature {one.name!r} takes it as {dtype}; "
+                    "use one dtype",
+                    "inputs",
+                    name,
+                )
+    return inputs
+
+
+def _origin(ref: FeatureRef | ComputedRef) -> FeatureOrigin:
     policy = "default" if ref.policy.default is not ABSENT else ref.policy.on_missing
     return FeatureOrigin(
-        entity=ref.role.entity.name, role=ref.role.name, view=ref.view.name, dtype=str(ref.dtype), policy=policy
+        entity=ref.role.entity.name,
+        role=ref.role.name,
+        view=ref.view.name if isinstance(ref, FeatureRef) else "on demand",
+        dtype=str(ref.dtype),
+        policy=policy if ref.printed else "none",
     )
 
 
@@ -85,7 +111,7 @@ class _Names:
         self.roles = self._roles()
         self.parameters = {name for role in self.roles.values() for name in role.parameters}
         self._check_distinct()
-        self._found: dict[str, tuple[Role, Found]] = {}
+        self._found: dict[str, tuple[Role, AnyFound]] = {}
         self._printed: list[str] = []
         ambiguous: list[str] = []
         for name in sorted(template.names):
@@ -95,7 +121,7 @@ class _Names:
         self._drop_doubles()
         self._check_used()
 
-    def features(self) -> dict[str, tuple[Role, Found]]:
+    def features(self) -> dict[str, tuple[Role, AnyFound]]:
         """Each feature that the template reads, by the name it has there, in order of first use."""
         return dict(sorted(self._found.items(), key=lambda item: self._position(item[0]) or ("", 0, 0)))
 
@@ -120,12 +146,21 @@ class _Names:
 
     def policy_names_used(self) -> set[str]:
         """The names in the header's features that stand for a feature which the template reads."""
-        read = {(role.name, found.feature.name) for role, found in self._found.values()}
+        read = self._read()
         return {
             name
             for name in self.file.header.features
             if any((role.name, found.feature.name) in read for role, found in self._named(name))
         }
+
+    def _read(self) -> set[tuple[str, str]]:
+        """Role and feature of all that the template reads, with what its on-demand features are computed from."""
+        read: set[tuple[str, str]] = set()
+        for role, found in self._found.values():
+            read.add((role.name, found.feature.name))
+            if isinstance(found, FoundOnDemand):
+                read.update((role.name, one) for one in found.feature.parameters)
+        return read
 
     def _roles(self) -> dict[str, Role]:
         declared = self.file.header.entities
@@ -180,28 +215,30 @@ class _Names:
             if name in self.parameters or self._choices(name):
                 raise self.file.error(f"role {name!r} is also a join key or feature; rename it", "entities", name)
 
-    def _choices(self, name: str) -> list[tuple[Role, Found]]:
+    def _of(self, entity: Entity) -> list[AnyFound]:
+        stored = [Found(view, feature) for view in self.registry.views_of(entity) for feature in view.features]
+        return [*stored, *map(FoundOnDemand, self.registry.on_demand_of(entity))]
+
+    def _choices(self, name: str) -> list[tuple[Role, AnyFound]]:
         """The roles that have a feature of this bare name."""
         return [
-            (role, Found(view, feature))
+            (role, found)
             for role in self.roles.values()
-            for view in self.registry.views_of(role.entity)
-            for feature in view.features
-            if feature.name == name
+            for found in self._of(role.entity)
+            if found.feature.name == name
         ]
 
-    def _named(self, name: str) -> list[tuple[Role, Found]]:
+    def _known(self) -> list[str]:
+        return [found.feature.name for role in self.roles.values() for found in self._of(role.entity)]
+
+    def _named(self, name: str) -> list[tuple[Role, AnyFound]]:
         """The features that a name in the header stands for: a bare one for each role that has it."""
         role, _, feature = name.rpartition(".")
         found = [one for one in self._choices(feature) if role in ("", one[0].name)]
         if not found:
-            known = [one.name for entity in self._entities() for view in entity for one in view.features]
-            raise self.file.error(f"unknown feature {name!r}{did_you_mean(name, known)}", "features", name)
-        used = {(used_role.name, used_found.feature.name) for used_role, used_found in self._found.values()}
+            raise self.file.error(f"unknown feature {name!r}{did_you_mean(name, self._known())}", "features", name)
+        used = self._read()
         return [one for one in found if (one[0].name, one[1].feature.name) in used] or found[:1]
-
-    def _entities(self) -> list[tuple[FeatureView, ...]]:
-        return [self.registry.views_of(role.entity) for role in self.roles.values()]
 
     def _resolve(self, name: str, ambiguous: list[str]) -> None:
         if name == "as_of" or name in self.file.header.inputs:
@@ -226,7 +263,7 @@ class _Names:
                 *self.parameters,
                 *self.roles,
                 "as_of",
-                *(one.name for views in self._entities() for view in views for one in view.features),
+                *self._known(),
             ]
             raise self._error(name, f"unknown name {name!r}{did_you_mean(name, known)}")
 
@@ -239,7 +276,7 @@ class _Names:
                 )
             found = [one for one in self._choices(attribute) if one[0].name == role.name]
             if not found:
-                known = [one.name for view in self.registry.views_of(role.entity) for one in view.features]
+                known = [one.feature.name for one in self._of(role.entity)]
                 dotted = f"{name}.{attribute}"
                 raise self._error(
                     dotted, f"entity {role.entity.name!r} has no feature {attribute!r}{did_you_mean(attribute, known)}"
@@ -261,7 +298,7 @@ class _Names:
             if "." in name and (role.name, found.feature.name) in bare:
                 raise self._error(name, f"write {found.feature.name!r} or {name!r} in a prompt, not both")
 
-    def _checked(self, name: str, policy: Policy, found: Found) -> Policy:
+    def _checked(self, name: str, policy: Policy, found: AnyFound) -> Policy:
         if policy.default is ABSENT:
             return policy
         dtype = found.feature.dtype
@@ -284,7 +321,15 @@ class _Names:
         return PromptError(message, path=path, line=line, column=column or None)
 
 
-def _version(file: PromptFile, template: Compiled, refs: Sequence[FeatureRef], features: FeaturePlan) -> str:
+def _aggregated(ref: FeatureRef | ComputedRef) -> dict[str, str]:
+    """What an aggregated feature computes; nothing for a plain one."""
+    if isinstance(ref, ComputedRef) or not ref.view.aggregates:
+        return {}
+    feature = next(one for one in ref.view.aggregations if one.name == ref.feature)
+    return {"code": f"{feature.code} every {ref.view.cadence}"}
+
+
+def _version(file: PromptFile, template: Compiled, inputs: Mapping[str, Input], features: FeaturePlan) -> str:
     """SHA-256 over everything that decides the prompt's bytes."""
     header = file.header
     parts = {
@@ -297,22 +342,28 @@ def _version(file: PromptFile, template: Compiled, refs: Sequence[FeatureRef], f
                 "name": ref.name,
                 "entity": ref.role.entity.name,
                 "dtype": str(ref.dtype),
-                "ttl": _micros(ref.view.ttl),
+                "ttl": _micros(ref.view.ttl if isinstance(ref, FeatureRef) else None),
                 "max_age": _micros(ref.policy.max_age),
                 "default": "" if ref.policy.default is ABSENT else json_text(ref.policy.default),
                 "on_missing": ref.policy.on_missing,
                 "on_unavailable": ref.policy.on_unavailable,
+                **_aggregated(ref),
+                **({} if isinstance(ref, FeatureRef) else {"code": _code(ref)}),
             }
-            for ref in sorted(refs, key=lambda one: one.name)
+            for ref in sorted(features.outputs, key=lambda one: one.name)
         ],
         "keys": {name: str(dtype) for name, dtype in sorted(features.parameters.items())},
         "inputs": [
             [name, str(one.dtype), one.max_chars, "" if one.default is ABSENT else json_text(one.default)]
-            for name, one in sorted(header.inputs.items())
+            for name, one in sorted(inputs.items())
         ],
         "config": json_text(header.config),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _code(ref: ComputedRef) -> list[object]:
+    return [ref.on_demand.code_hash(), ref.on_demand.vectorized, [one.name for one in ref.arguments]]
 
 
 def _micros(value: timedelta | None) -> int | None:

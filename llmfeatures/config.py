@@ -243,6 +243,8 @@ def open_state(config: Config) -> StateStore:
 def exporters() -> dict[str, Exporter]:
     """The formats that historical prompts can be written in, by name."""
     from llmfeatures.export.chat import ChatExporter
+    from llmfeatures.export.datasets import line_exporters
+    from llmfeatures.export.hf import HfExporter
     from llmfeatures.export.parquet import ParquetExporter
 
-    return {"chat": ChatExporter(), "parquet": ParquetExporter()}
+    return {"chat": ChatExporter(), "hf": HfExporter(), "parquet": ParquetExporter(), **line_exporters()}

@@ -7,7 +7,8 @@ LLMFeaturesError
 ├── PromptError                 a prompt file that cannot be right
 │   └── NotAvailableYetError    a part of the format that this version does not have
 ├── RenderError                 a prompt that could not be rendered with these values
-│   └── FeatureNotPresentError  a feature without a value, and a policy that says "error"
+│   ├── FeatureNotPresentError  a feature without a value, and a policy that says "error"
+│   └── OnDemandError           an on-demand feature's function failed, or returned a wrong value
 ├── RequestError                the caller's keys, inputs or options
 ├── InvalidValueError           a value outside its dtype
 ├── SourceError                 a Parquet file or query that is not what the registry says
@@ -67,6 +68,14 @@ class FeatureNotPresentError(RenderError):
 
     def __init__(self, message: str, *, feature: str, status: str) -> None:
         self.feature, self.status = feature, status
+        super().__init__(message)
+
+
+class OnDemandError(RenderError):
+    """An on-demand feature's function failed, or returned a wrong value. The message never shows a value."""
+
+    def __init__(self, message: str, *, feature: str) -> None:
+        self.feature = feature
         super().__init__(message)
 
 

@@ -18,11 +18,13 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue
-from llmfeatures.errors import InvalidValueError, RequestError, SourceError, SpineError, did_you_mean
+from llmfeatures.errors import InvalidValueError, RenderError, RequestError, SourceError, SpineError, did_you_mean
+from llmfeatures.export.writing import format_of, part_paths, shares, write_parts
 from llmfeatures.plan import FeaturePlan, PromptPlan
-from llmfeatures.ports import ClockName, Exporter, Joined, OfflineStore
+from llmfeatures.ports import ClockName, Exporter, Joined, JoinStep, OfflineStore
 from llmfeatures.prompts.file import ABSENT
-from llmfeatures.rows import Column, Renderer, invalid_rows, settled_columns
+from llmfeatures.report import Report, reported
+from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
 from llmfeatures.types import DType, text
 
 pc: Any = compute
@@ -77,7 +79,8 @@ def historical_features(
         SpineError: the spine lacks a column, or has one named like a feature.
         SourceError: a source is not what the registry says, or a row holds an invalid value.
     """
-    batches = _feature_batches(plan, offline.join(spine, plan.lookups, clock=clock), statuses)
+    dtypes = {**plan.parameters, **plan.inputs} if plan.computed else None
+    batches = _feature_batches(plan, offline.join(spine, plan.lookups, clock=clock, dtypes=dtypes), statuses)
     first = next(batches)
     return pa.RecordBatchReader.from_batches(first.schema, _chain(first, batches))
 
@@ -101,7 +104,10 @@ def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool, number: in
         raise SourceError(f"row {number + row} of the spine: {reason}; correct the source, or leave the feature out")
     spine = joined.spine
     arrays, names = list(spine.columns), list(spine.schema.names)
-    for ref, column in zip(plan.refs, settled_columns(plan, joined), strict=True):
+    settled = settled_columns(plan, joined)
+    settled += _computed(plan, settled, joined, number)
+    for place in plan.asked:
+        ref, column = plan.outputs[place], settled[place]
         added = {ref.column: column.values}
         if statuses:
             added[f"{ref.column}__status"] = column.statuses
@@ -114,6 +120,29 @@ def _feature_batch(plan: FeaturePlan, joined: Joined, statuses: bool, number: in
             names.append(name)
             arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _computed(plan: FeaturePlan, settled: Sequence[Column], joined: Joined, number: int) -> list[Column]:
+    """The columns of on-demand features with no prompt around them; their inputs are columns of the spine."""
+    if not plan.computed:
+        return []
+    errors: dict[int, str] = {}
+    given: dict[str, pa.Array[Any]] = {}
+    for name, dtype in {**plan.parameters, **plan.inputs}.items():
+        if name not in joined.spine.schema.names:
+            raise SpineError(
+                f"the spine has no column {name!r}, which an on-demand feature needs"
+                f"{did_you_mean(name, joined.spine.schema.names)}"
+            )
+        given[name] = _canonical(name, dtype, joined.spine.column(name), errors)
+        if name in plan.inputs:
+            for row in pc.indices_nonzero(given[name].is_null()).to_pylist():
+                errors.setdefault(row, f"input {name!r} of an on-demand feature is null")
+    made = computed_columns(plan, settled, given, joined.at, errors)
+    if errors:
+        row, reason = min(errors.items())
+        raise RenderError(f"row {number + row} of the spine: {reason}")
+    return made
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,6 +167,13 @@ class History:
     target, metadata, error``. A row whose prompt cannot be built has null messages and the reason in ``error``.
     Nothing is read
     before it is asked for. A spine that can be read once only, such as a RecordBatchReader, gives one iteration.
+
+    With ``without``, each row of the spine gives the row itself and then, per feature named there, the row with that
+    feature read as missing. Such a row's id is ``ID-without-NAME``; ``metadata`` says the first row's id as ``pair``,
+    and as ``without`` null or the name. `summary` then counts all rows and errors, but the statuses of first rows only.
+
+    Raises:
+        RequestError: ``without`` names what is no feature of the prompt, or a feature twice.
     """
 
     def __init__(
@@ -148,8 +184,10 @@ class History:
         offline: OfflineStore,
         clock: ClockName,
         exporters: Mapping[str, Exporter],
+        without: str | Sequence[str] = (),
     ) -> None:
         self.plan = plan
+        self.without = _withheld(plan, (without,) if isinstance(without, str) else tuple(without))
         self.clock: ClockName = clock
         self.summary = HistorySummary()
         self._spine, self._offline, self._exporters = spine, offline, exporters
@@ -172,74 +210,141 @@ class History:
         schema = self.schema
         return pa.Table.from_batches(self, schema)
 
-    def write(self, path: str | Path, format: str | None = None) -> HistorySummary:  # noqa: A002
+    def explain(self) -> tuple[JoinStep, ...]:
+        """How the join behind the rows would go: its strategies, and why. See `OfflineStore.explain`."""
+        return self._offline.explain(
+            self._spine, self.plan.features.lookups, clock=self.clock, dtypes=self._spine_dtypes()
+        )
+
+    def write(
+        self,
+        path: str | Path,
+        format: str | None = None,  # noqa: A002
+        *,
+        split: str | Mapping[str, float] | None = None,
+        seed: int = 0,
+        report: str | Path | None = None,
+    ) -> HistorySummary:
         """Write all rows to a file, atomically, and return the counts.
 
         Args:
-            path: where; ``.jsonl`` means the format ``chat``, ``.parquet`` the canonical one.
-            format: ``parquet`` or ``chat``.
+            path: where; ``.jsonl`` means the format ``chat``, ``.parquet`` the canonical one. A format of lines is
+                compressed where the name ends in ``.gz`` or ``.zst``.
+            format: ``parquet``, ``chat``, ``hf``, ``inspect``, ``langfuse``, ``mlflow`` or ``promptfoo``.
+            split: shares by name, such as ``{"train": 0.8, "test": 0.2}`` or ``train=0.8,test=0.2``: ``out.jsonl``
+                becomes ``out.train.jsonl`` and ``out.test.jsonl``. All rows of an entity, by the join keys of the
+                prompt's first one, go to one file.
+            seed: another seed splits the entities another way; the same one always the same way.
+            report: also write a page about the rows to look at, to this HTML file. See `llmfeatures.report.Report`.
 
         Raises:
-            RequestError: the format is unknown, or the folder cannot be written.
+            RequestError: the format is unknown, the folder cannot be written, the split is no split, or the format's
+                tool would misread a row.
         """
         place = Path(path)
-        name = format or {".jsonl": "chat", ".parquet": "parquet"}.get(place.suffix)
-        if name is None:
-            raise RequestError(f"{place.name} does not say its format; end it in .parquet or .jsonl, or give a format")
+        name = format or format_of(place)
         if name not in self._exporters:
             raise RequestError(f"unknown format {name!r}{did_you_mean(name, self._exporters)}")
-        if isinstance(self._spine, (str, Path)) and place.exists() and place.samefile(self._spine):
-            raise RequestError(f"{place} is the spine itself; write to another file")
+        parts = {} if split is None else shares(split)
+        for one in part_paths(place, parts).values() if parts else (place,):
+            if isinstance(self._spine, (str, Path)) and one.exists() and one.samefile(self._spine):
+                raise RequestError(f"{one} is the spine itself; write to another file")
+        page = None if report is None else Report(self.plan, spine_name=self._spine_name(), clock=self.clock)
         schema = self.schema
-        self._exporters[name].write(self, schema, place)
+        rows = self if page is None else reported(self, page)
+        if parts:
+            write_parts(self._exporters[name], rows, schema, place, split=parts, seed=seed, keys=self._split_keys())
+        else:
+            self._exporters[name].write(rows, schema, place)
+        if page is not None and report is not None:
+            page.write(report)
         return self.summary
+
+    def _split_keys(self) -> tuple[str, ...]:
+        roles = self.plan.features.roles
+        return roles[0].parameters if roles else ()
+
+    def _spine_name(self) -> str:
+        return Path(self._spine).name if isinstance(self._spine, (str, Path)) else "rows in memory"
+
+    def _spine_dtypes(self) -> dict[str, DType]:
+        """What a file without types must be read as."""
+        return {**self.plan.parameters, "id": DType("str"), "target": DType("str")}
 
     def _start(self) -> tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]:
         if self._started is None:
             if self._spent:
                 raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
             self._spent = isinstance(self._spine, pa.RecordBatchReader)
-            self.summary = HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.refs})
-            rows = _Rows(self.plan, self.clock, self.summary)
-            dtypes = {**self.plan.parameters, "id": DType("str"), "target": DType("str")}
+            self.summary = HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.outputs})
+            rows = _Rows(self.plan, self.clock, self.summary, self.without)
             batches = (
                 rows.batch(joined)
                 for joined in self._offline.join(
-                    self._spine, self.plan.features.lookups, clock=self.clock, dtypes=dtypes
+                    self._spine, self.plan.features.lookups, clock=self.clock, dtypes=self._spine_dtypes()
                 )
             )
             self._started = next(batches), batches
         return self._started
 
 
+def _withheld(plan: PromptPlan, without: tuple[str, ...]) -> tuple[str, ...]:
+    known = [ref.name for ref in plan.features.outputs]
+    for name in without:
+        if name not in known:
+            raise RequestError(
+                f"without: prompt {plan.name!r} reads no feature {name!r}{did_you_mean(str(name), known)}"
+            )
+        if without.count(name) > 1:
+            raise RequestError(f"without: {name!r} is given twice; name it once")
+    return without
+
+
 class _Rows:
     """Turns batches of a join into canonical rows."""
 
-    def __init__(self, plan: PromptPlan, clock: ClockName, summary: HistorySummary) -> None:
-        self.plan, self.clock, self.summary = plan, clock, summary
+    def __init__(
+        self, plan: PromptPlan, clock: ClockName, summary: HistorySummary, without: tuple[str, ...] = ()
+    ) -> None:
+        self.plan, self.clock, self.summary, self.without = plan, clock, summary, without
         self._number = 0
         self._renderer = Renderer(plan)
+        self._optional = [name for name, one in plan.inputs.items() if one.default is None]
         self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
 
     def batch(self, joined: Joined) -> pa.RecordBatch:
-        plan, spine = self.plan, joined.spine
-        _check_names(spine.schema.names)
-        errors = invalid_rows(plan.features, joined)
-        given = self._given(spine, errors)
-        for row in pc.indices_nonzero(joined.at.is_null()).to_pylist():
-            errors.setdefault(row, "event_timestamp is null")
+        plan, spine, at = self.plan, joined.spine, joined.at
+        _check_names(spine.schema.names, ("pair", "without") if self.without else ())
+        bad: dict[int, str] = {}
+        given = self._given(spine, bad)
+        for row in pc.indices_nonzero(at.is_null()).to_pylist():
+            bad.setdefault(row, "event_timestamp is null")
+        ids = self._ids(spine, given, at)
         settled = settled_columns(plan.features, joined)
-        rendered = self._renderer.render(settled, given, joined.at, errors)
-        self._count(settled, rendered.error, joined)
-        rows = spine.num_rows
-        refs = [ref.column for ref in plan.features.refs]
+        errors = {**bad, **invalid_rows(plan.features, joined)}
+        paired: Pairs | None = None
         metadata = {name: spine.column(name) for name in spine.schema.names if name not in self._own}
+        target = _target(spine)
+        if self.without:
+            paired = Pairs(plan.features, joined, self.without)
+            settled, errors = paired.columns(settled), paired.errors(bad)
+            given = {name: paired.repeated(column) for name, column in given.items()}
+            metadata = {name: paired.repeated(column) for name, column in metadata.items()}
+            metadata |= {"pair": paired.repeated(ids), "without": paired.names}
+            at, target, ids = paired.repeated(at), paired.repeated(target), paired.ids(ids)
+        computed = computed_columns(plan.features, settled, given, at, errors, self._optional)
+        for ref, column in zip(plan.features.computed, computed, strict=True):
+            settled.append(column if paired is None else paired.withheld(ref.name, column))
+        rendered = self._renderer.render(settled, given, at, errors)
+        self._count(settled, rendered.error, joined)
+        rows = len(at)
+        refs = [ref.column for ref in plan.features.outputs]
         arrays = {
-            "id": self._ids(spine, given, joined.at),
+            "id": ids,
             "prompt": pa.repeat(pa.scalar(plan.name, pa.string()), rows),
             "version": pa.repeat(pa.scalar(plan.version, pa.string()), rows),
             "prompt_id": rendered.prompt_id,
-            "as_of": joined.at.cast(TIMESTAMP),
+            "as_of": at.cast(TIMESTAMP),
             "clock": pa.repeat(pa.scalar(self.clock, pa.string()), rows),
             "entity": _struct({name: given[name] for name in plan.features.parameters}, rows),
             "inputs": _struct({name: given[name] for name in plan.inputs}, rows),
@@ -248,11 +353,11 @@ class _Rows:
             "statuses": _struct({name: one.statuses for name, one in zip(refs, settled, strict=True)}, rows),
             "timestamps": _struct({name: one.event for name, one in zip(refs, settled, strict=True)}, rows),
             "documents": pa.array([[]] * rows, _DOCUMENTS),
-            "target": _target(spine),
+            "target": target,
             "metadata": _struct(metadata, rows),
             "error": rendered.error,
         }
-        self._number += rows
+        self._number += spine.num_rows
         schema = pa.schema(
             [pa.field(name, array.type) for name, array in arrays.items()],
             metadata={"llmfeatures.format": str(FORMAT)},
@@ -283,9 +388,12 @@ class _Rows:
         summary.errors += failed
         if failed and summary.first_error is None:
             row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
-            summary.first_error = f"row {self._number + row}: {errors[row].as_py()}"
-        for index, (ref, column) in enumerate(zip(self.plan.features.refs, settled, strict=True)):
-            summary.statuses[ref.name].update(column.counts())
+            number = self._number + row // (1 + len(self.without))
+            summary.first_error = f"row {number}: {errors[row].as_py()}"
+        for index, (ref, column) in enumerate(zip(self.plan.features.outputs, settled, strict=True)):
+            summary.statuses[ref.name].update(column.counts(every=1 + len(self.without)))
+            if index >= len(self.plan.features.refs):
+                continue  # hidden values are counted where they are stored
             hidden = joined.found[self.plan.features.lookup_of[index][0]].hidden
             summary.hidden += 0 if hidden is None else hidden.true_count
 
@@ -296,30 +404,28 @@ class _Rows:
             return own
         parameters = self.plan.features.parameters
         keys = [_json_texts(dtype, given[name]) for name, dtype in parameters.items()]
+        entity = pc.binary_join_element_wise(*keys, ", ") if keys else pa.repeat(pa.scalar("", pa.string()), len(at))
+        numbers = pa.array(range(self._number, self._number + len(at)), pa.int64()).cast(pa.string())
         head = f"[{json.dumps(self.plan.name)}, ["
-        entities = [", ".join(row) for row in zip(*keys, strict=True)] if keys else [""] * len(at)
-        made = [
-            sha256(f"{head}{entity}], {moment}, {number}]".encode()).hexdigest()[:32]
-            for number, (entity, moment) in enumerate(zip(entities, _moment_texts(at), strict=True), self._number)
-        ]
-        hashed = pa.array(made, pa.string())
+        written = pc.binary_join_element_wise(head, entity, "], ", _moment_texts(at), ", ", numbers, "]", "")
+        hashed = pa.array([sha256(one).hexdigest()[:32] for one in written.cast(pa.binary()).to_pylist()], pa.string())
         return hashed if own is None else pc.coalesce(own, hashed)
 
 
-def _json_texts(dtype: DType, array: pa.Array[Any]) -> list[str]:
+def _json_texts(dtype: DType, array: pa.Array[Any]) -> pa.Array[Any]:
     """The canonical text of each value as JSON, ``null`` for none; distinct values once."""
+    if dtype.kind in ("str", "enum") and not pc.any(pc.match_substring_regex(array, r"[^ !#-\[\]-~]")).as_py():
+        return pc.coalesce(pc.binary_join_element_wise('"', array, '"', ""), pa.scalar("null"))
     encoded = array.dictionary_encode(null_encoding="encode")
-    texts = [
-        "null" if value is None else json.dumps(text(value))
-        for value in columns.python_values(dtype, encoded.dictionary)
-    ]
-    return [texts[code] for code in encoded.indices.to_pylist()]
+    values = columns.python_values(dtype, encoded.dictionary)
+    texts = ["null" if value is None else json.dumps(text(value)) for value in values]
+    return pa.array(texts, pa.string()).take(encoded.indices)
 
 
-def _moment_texts(at: pa.Array[Any]) -> list[str]:
+def _moment_texts(at: pa.Array[Any]) -> pa.Array[Any]:
     """The canonical text of each moment as JSON, ``null`` for none."""
     whole = pc.replace_substring(columns.stamp_texts(at), ".000000Z", "Z")
-    return pc.coalesce(pc.binary_join_element_wise('"', whole, '"', ""), pa.scalar("null")).to_pylist()
+    return pc.coalesce(pc.binary_join_element_wise('"', whole, '"', ""), pa.scalar("null"))
 
 
 def _canonical(name: str, dtype: DType, array: pa.Array[Any], errors: dict[int, str]) -> pa.Array[Any]:
@@ -367,7 +473,10 @@ def _as_text(name: str, column: pa.Array[Any]) -> pa.Array[Any]:
         raise SpineError(f"the spine's column {name!r} has no text form ({error}); cast it to text") from None
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str], added: Sequence[str] = ()) -> None:
+    for name in added:
+        if name in names:
+            raise SpineError(f"the spine has a column {name!r}, which paired rows add; rename the spine's column")
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise SpineError(f"the spine has more than one column {doubled[0]!r}; rename one")

@@ -175,9 +175,9 @@ class Materializer:
         progress(view.name, 0, count.keys)
         written = skipped = non_finite = done = 0
         for batch in self.offline.latest(view, until=span.until, since=since, batch_rows=self.batch_rows):
-            result = self.online.write(
-                _rows(view, fields, batch), replace_before=began.now if base is None else None, ttls=ttls
-            )
+            # a late event can change an aggregate and leave its timestamp as it was
+            replaced = began.now if base is None or view.aggregates else None
+            result = self.online.write(_rows(view, fields, batch), replace_before=replaced, ttls=ttls)
             written += result.written
             skipped += result.skipped
             non_finite += batch.non_finite

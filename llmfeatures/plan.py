@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from llmfeatures import codec
@@ -24,11 +24,20 @@ from llmfeatures.errors import (
     StoreUnavailableError,
     did_you_mean,
 )
+from llmfeatures.ondemand import OnDemandFeature
 from llmfeatures.ports import Lookup, Meta, Read
 from llmfeatures.prompts.environment import Compiled, Message
 from llmfeatures.prompts.file import ABSENT, Input, Policy
-from llmfeatures.registry import Found, Registry, schema_hash
-from llmfeatures.schema import Entity, FeatureView
+from llmfeatures.refs import (
+    UNAVAILABLE,
+    Argument,
+    ComputedRef,
+    FeatureRef,
+    Role,
+    feature_ref,
+    role_of,
+)
+from llmfeatures.registry import Found, FoundOnDemand, Registry, schema_hash
 from llmfeatures.types import DType
 
 
@@ -40,40 +49,6 @@ Request = list[Read] | ReadMeta
 """What a plan's generator of reads yields: the answer is a list of field lists, or a `Meta` or None."""
 
 _MISSING = FeatureValue(None, "missing", None)
-_UNAVAILABLE = FeatureValue(None, "unavailable", None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Role:
-    """An entity's part in a call. ``parameters`` are the keyword names of its join keys, in the entity's order."""
-
-    name: str
-    entity: Entity
-    parameters: tuple[str, ...]
-
-
-def role_of(name: str, entity: Entity) -> Role:
-    """A role: its join keys carry the role's name in front, unless it is called as the entity is."""
-    prefix = "" if name == entity.name else f"{name}_"
-    return Role(name=name, entity=entity, parameters=tuple(f"{prefix}{key}" for key in entity.join_keys))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureRef:
-    """A feature as a call uses it. ``limit`` is the age that still counts: the lesser of ttl and max_age."""
-
-    name: str
-    role: Role
-    view: FeatureView
-    feature: str
-    dtype: DType
-    limit: timedelta | None = None
-    policy: Policy = field(default_factory=Policy)
-
-    @property
-    def column(self) -> str:
-        """The name in historical tables: ``user.status`` is ``user__status``."""
-        return self.name.replace(".", "__")
 
 
 class _Slot(NamedTuple):
@@ -109,6 +84,32 @@ class FeaturePlan:
     """Per ref: which lookup, and which of its columns."""
     fields: tuple[tuple[str, ...], ...]
     slots: tuple[_Slot, ...]
+    computed: tuple[ComputedRef, ...] = ()
+    asked: tuple[int, ...] = ()
+    """Places in `outputs` of the features that were asked for, in that order."""
+
+    @property
+    def outputs(self) -> tuple[FeatureRef | ComputedRef, ...]:
+        """All features: the stored ones in the order of ``refs``, then the on-demand ones."""
+        return (*self.refs, *self.computed)
+
+    @property
+    def inputs(self) -> dict[str, DType]:
+        """What the on-demand features take from the caller beside join keys."""
+        return {name: dtype for one in self.computed for name, dtype in one.on_demand.inputs.items()}
+
+    def found(self, slots: Sequence[FeatureValue], given: Mapping[str, Any], as_of: datetime) -> list[FeatureValue]:
+        """The features of one row, in the order of `outputs`: settled, and on-demand ones computed.
+
+        ``given`` has the canonical join keys and inputs. Slots that have on-demand features already keep them.
+
+        Raises:
+            OnDemandError: an on-demand feature's function failed, or returned a wrong value.
+        """
+        settled = self.settle(slots, as_of)
+        if self.computed and len(settled) == len(self.refs):
+            settled += [one.value(settled, given, as_of) for one in self.computed]
+        return settled
 
     def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The canonical join key values of a call, by parameter name; None is nobody.
@@ -128,6 +129,22 @@ class FeaturePlan:
                     raise RequestError(f"{name} is of type {dtype}: {error}; convert it before the call") from None
             keys[name] = value
         return keys
+
+    def given(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The canonical join keys of a row, and the inputs of its on-demand features.
+
+        Raises:
+            RequestError: one is absent, or has another type.
+        """
+        given = self.keys(row)
+        for name, dtype in self.inputs.items():
+            given[name] = _input_of(f"input {name!r} of an on-demand feature", dtype, row.get(name))
+        return given
+
+    @property
+    def answers(self) -> tuple[FeatureRef | ComputedRef, ...]:
+        """The features that were asked for, in that order."""
+        return tuple(self.outputs[place] for place in self.asked)
 
     def entity_keys(self, keys: Mapping[str, Any]) -> list[str | None]:
         """The encoded entity key of each role, None where a join key is None."""
@@ -160,9 +177,7 @@ class FeaturePlan:
                 if any(None in answer for answer in answers):
                     meta = yield ReadMeta()
             except StoreUnavailableError as error:
-                slots = [
-                    [_MISSING if place[slot.role] < 0 else _UNAVAILABLE for slot in self.slots] for place in places
-                ]
+                slots = [[_MISSING if place[slot.role] < 0 else UNAVAILABLE for slot in self.slots] for place in places]
                 return ReadResult(slots=slots, newest=None, problem=str(error))
         events: dict[str, datetime] = {}
         found = [
@@ -177,7 +192,7 @@ class FeaturePlan:
     def settle(self, slots: Sequence[FeatureValue], as_of: datetime) -> list[FeatureValue]:
         """The slots with each value that is older than its limit at ``as_of`` made ``expired``; equal is not older."""
         settled = list(slots)
-        for index, (ref, found) in enumerate(zip(self.refs, slots, strict=True)):
+        for index, (ref, found) in enumerate(zip(self.refs, slots, strict=not self.computed)):
             event = found.event_timestamp
             if ref.limit is not None and event is not None and event < back(as_of, ref.limit):
                 settled[index] = FeatureValue(None, "expired", event)
@@ -192,7 +207,7 @@ def _from_answer(
         known = None if meta is None else meta.views.get(slot.view)
         # under another schema hash, the store was never filled with what the registry says now
         if known is None or not known.holds(slot.schema_hash):
-            return _UNAVAILABLE
+            return UNAVAILABLE
         return _MISSING
     event = events.get(stamp)
     try:
@@ -200,7 +215,7 @@ def _from_answer(
             event = events[stamp] = datetime.fromisoformat(codec.event_of(stamp))
         value = slot.decode(data)
     except (InvalidValueError, ValueError):
-        return _UNAVAILABLE  # the feature had another dtype when this was written
+        return UNAVAILABLE  # the feature had another dtype when this was written
     return FeatureValue(value, "null" if value is None else "present", event)
 
 
@@ -248,35 +263,91 @@ def plan_features(refs: Sequence[FeatureRef]) -> FeaturePlan:
     )
 
 
+def plan_named(
+    registry: Registry,
+    named: Sequence[tuple[str, Role, Found | FoundOnDemand]],
+    policies: Mapping[tuple[str, str], Policy] | None = None,
+) -> FeaturePlan:
+    """The plan that reads these features by name, and what their on-demand ones are computed from.
+
+    ``policies`` are by role and feature. Roles of on-demand features give their join keys too.
+    """
+    policies = policies or {}
+    refs = [
+        feature_ref(name, role, found, policies.get((role.name, found.feature.name), Policy()))
+        for name, role, found in named
+        if isinstance(found, Found)
+    ]
+    computed: list[ComputedRef] = []
+    for name, role, found in named:
+        if isinstance(found, FoundOnDemand):
+            for dependency in _unread(registry, found.feature, role, refs):
+                key = role.name, dependency.feature.name
+                taken = {one for one, _, _ in named} | {ref.name for ref in refs}
+                own = key[1] if key[1] not in taken else ".".join(key)
+                refs.append(replace(feature_ref(own, role, dependency, policies.get(key, Policy())), printed=False))
+            arguments = tuple(_argument(refs, one, found.feature, role) for one in found.feature.parameters)
+            policy = policies.get((role.name, found.feature.name), Policy())
+            computed.append(
+                ComputedRef(name=name, role=role, on_demand=found.feature, arguments=arguments, policy=policy)
+            )
+    plan = plan_features(refs)
+    parameters = dict(plan.parameters)
+    for one in computed:
+        parameters.update(zip(one.role.parameters, one.role.entity.join_keys.values(), strict=True))
+    place = {one.name: index for index, one in enumerate((*plan.refs, *computed))}
+    return replace(
+        plan,
+        computed=tuple(computed),
+        parameters=parameters,
+        asked=tuple(place[name] for name, _, _ in named),
+    )
+
+
+def _unread(registry: Registry, feature: OnDemandFeature, role: Role, refs: Sequence[FeatureRef]) -> list[Found]:
+    """The stored features that an on-demand one is computed from, and ``refs`` do not have."""
+    read = {ref.feature for ref in refs if ref.role.name == role.name}
+    known = {*feature.inputs, *role.entity.join_keys, "as_of", *read}
+    return [registry.find(f"{role.entity.name}.{one}") for one in feature.parameters if one not in known]
+
+
+def _argument(refs: Sequence[FeatureRef], parameter: str, feature: OnDemandFeature, role: Role) -> Argument:
+    """Where a parameter's value is."""
+    keys = role.entity.join_keys
+    if parameter in feature.inputs:
+        return Argument(parameter, parameter, feature.inputs[parameter])
+    if parameter == "as_of":
+        return Argument(parameter, parameter, DType("timestamp"))
+    if parameter in keys:
+        return Argument(parameter, role.parameters[list(keys).index(parameter)], keys[parameter])
+    place = next(at for at, ref in enumerate(refs) if (ref.role.name, ref.feature) == (role.name, parameter))
+    return Argument(parameter, place, refs[place].dtype)
+
+
 def plan_references(registry: Registry, references: Sequence[str]) -> FeaturePlan:
     """The plan for features by name, ``status`` or ``user.status``, with no prompt around them; only ttl limits them.
 
     Raises:
         UnknownNameError: there is no such feature.
         DefinitionError: a bare name belongs to several entities.
-        RequestError: a feature is asked for twice.
+        RequestError: a feature is asked for twice, or two on-demand features take an input differently.
     """
-    refs: list[FeatureRef] = []
+    named: list[tuple[str, Role, Found | FoundOnDemand]] = []
     for reference in references:
-        if any(reference == ref.name for ref in refs):
+        if any(reference == name for name, _, _ in named):
             raise RequestError(f"feature {reference!r} is asked for twice; name it once")
-        found = registry.find(reference)
-        refs.append(feature_ref(reference, role_of(found.view.entity.name, found.view.entity), found, Policy()))
-    return plan_features(refs)
-
-
-def feature_ref(name: str, role: Role, found: Found, policy: Policy) -> FeatureRef:
-    """A feature as a call uses it, with the lesser of its two limits of age."""
-    limits = [limit for limit in (found.view.ttl, policy.max_age) if limit is not None]
-    return FeatureRef(
-        name=name,
-        role=role,
-        view=found.view,
-        feature=found.feature.name,
-        dtype=found.feature.dtype,
-        limit=min(limits, default=None),
-        policy=policy,
-    )
+        found = registry.find_any(reference)
+        entity = found.feature.entity if isinstance(found, FoundOnDemand) else found.view.entity
+        named.append((reference, role_of(entity.name, entity), found))
+    plan = plan_named(registry, named)
+    for one in plan.computed:
+        for name, dtype in one.on_demand.inputs.items():
+            if name in plan.parameters or plan.inputs[name] != dtype:
+                raise RequestError(
+                    f"input {name!r} of on-demand feature {one.name!r} is also a join key, or has another dtype in "
+                    "another feature; ask for them in two calls"
+                )
+    return plan
 
 
 class Finished(NamedTuple):
@@ -353,24 +424,29 @@ class PromptPlan:
     def _values(
         self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
     ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
-        settled = self.features.settle(slots, as_of)
+        plan = self.features
+        if plan.computed:
+            settled, refs = plan.found(slots, {**keys, **inputs}, as_of), plan.outputs
+        else:
+            settled, refs = plan.settle(slots, as_of), plan.refs
         features: dict[str, FeatureValue] = {}
         values: dict[str, Any] = {}
-        for ref, found in zip(self.features.refs, settled, strict=True):
+        for ref, found in zip(refs, settled, strict=True):
             features[ref.name] = found
-            values[ref.name] = found.value if found.status == "present" else self._stand_in(ref, found)
+            if ref.printed:
+                values[ref.name] = found.value if found.status == "present" else self._stand_in(ref, found)
         values.update(inputs)
         values.update(keys)
         return features, values
 
     def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
         variables: dict[str, Any] = {**values, "as_of": as_of}
-        for ref in self.features.refs:
-            if "." in ref.name:
+        for ref in self.features.outputs:
+            if ref.printed and "." in ref.name:
                 variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
         return variables
 
-    def _stand_in(self, ref: FeatureRef, found: FeatureValue) -> Any:
+    def _stand_in(self, ref: FeatureRef | ComputedRef, found: FeatureValue) -> Any:
         policy = ref.policy
         if found.status == "unavailable" and policy.on_unavailable == "error":
             raise FeatureNotPresentError(
@@ -417,6 +493,16 @@ class PromptPlan:
                 "library": library,
             },
         )
+
+
+def _input_of(name: str, dtype: DType, value: Any) -> Any:
+    try:
+        value = None if value is None else dtype.canonical(value)
+    except InvalidValueError as error:
+        raise RequestError(f"{name}: {error}") from None
+    if value is None:
+        raise RequestError(f"{name} is required ({dtype}); give a value")
+    return value
 
 
 def _input(prompt: str, declared: Input, value: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, cast
 
 import yaml
 
-from llmfeatures.errors import DefinitionError, LLMFeaturesError, UnknownNameError
+from llmfeatures.errors import DefinitionError, LLMFeaturesError, UnknownNameError, did_you_mean
+from llmfeatures.ondemand import OnDemandFeature
 from llmfeatures.schema import Definition, Entity, Feature, FeatureView
 
 
@@ -26,35 +27,51 @@ class Found(NamedTuple):
     feature: Feature
 
 
+class FoundOnDemand(NamedTuple):
+    """An on-demand feature, where a name may mean it or a stored one."""
+
+    feature: OnDemandFeature
+
+
 class Registry(Definition):
-    """Entities and feature views. Entities are found through views, and may be listed too.
+    """Entities, feature views and on-demand features. Entities are found through the others, and may be listed too.
 
     Raises:
-        DefinitionError: two things have the same name or the same join keys, or a join key has two dtypes.
+        DefinitionError: two things have the same name or the same join keys, a join key has two dtypes, or a parameter
+            of an on-demand feature is nothing that the registry knows.
     """
 
     entities: tuple[Entity, ...] = ()
     views: tuple[FeatureView, ...] = ()
+    on_demand: tuple[OnDemandFeature, ...] = ()
 
-    def __init__(self, items: Iterable[FeatureView | Entity] = (), /, **fields: Any) -> None:
-        listed = [*items, *fields.pop("entities", ()), *fields.pop("views", ())]
+    def __init__(self, items: Iterable[FeatureView | OnDemandFeature | Entity] = (), /, **fields: Any) -> None:
+        listed = [*items, *fields.pop("entities", ()), *fields.pop("views", ()), *fields.pop("on_demand", ())]
         views: list[FeatureView] = []
+        computed: list[OnDemandFeature] = []
         entities: dict[str, Entity] = {}
         for item in listed:
             match item:
                 case FeatureView():
                     views.append(item)
                     _add_entity(entities, item.entity)
+                case OnDemandFeature():
+                    computed.append(item)
+                    _add_entity(entities, item.entity)
                 case Entity():
                     _add_entity(entities, item)
                 case _:
-                    raise DefinitionError(f"a registry lists FeatureView and Entity objects, not {type(item).__name__}")
+                    raise DefinitionError(
+                        f"a registry lists FeatureView, OnDemandFeature and Entity objects, not {type(item).__name__}"
+                    )
         super().__init__(
             entities=tuple(sorted(entities.values(), key=lambda one: one.name)),
             views=tuple(views),
+            on_demand=tuple(computed),
             **fields,
         )
         _check_views(self.views)
+        _check_on_demand(self)
         _check_join_keys(self.entities)
 
     def entity(self, name: str) -> Entity:
@@ -89,32 +106,59 @@ class Registry(Definition):
             for feature in view.features:
                 yield Found(view, feature)
 
+    def on_demand_of(self, entity: Entity) -> tuple[OnDemandFeature, ...]:
+        """The on-demand features of an entity, in declared order."""
+        return tuple(one for one in self.on_demand if one.entity == entity)
+
     def find(self, reference: str) -> Found:
-        """The feature that ``status``, or ``user.status``, names.
+        """The stored feature that ``status``, or ``user.status``, names.
+
+        Raises:
+            UnknownNameError: there is none.
+            DefinitionError: several entities have one of this bare name, or it is on demand.
+        """
+        found = self.find_any(reference)
+        if isinstance(found, FoundOnDemand):
+            raise DefinitionError(
+                f"feature {reference!r} is on demand, and a stored feature is needed here; "
+                "name one of those that it is computed from"
+            )
+        return found
+
+    def find_any(self, reference: str) -> Found | FoundOnDemand:
+        """The feature, stored or on demand, that ``status``, or ``user.status``, names.
 
         Raises:
             UnknownNameError: there is none.
             DefinitionError: several entities have one of this bare name.
         """
         entity, _, name = reference.rpartition(".")
-        found = [one for one in self.features() if one.feature.name == name and entity in ("", one.view.entity.name)]
+        owned: list[tuple[str, Found | FoundOnDemand]] = [
+            *((one.view.entity.name, one) for one in self.features()),
+            *((one.entity.name, FoundOnDemand(one)) for one in self.on_demand),
+        ]
+        found = [(owner, one) for owner, one in owned if one.feature.name == name and entity in ("", owner)]
         if not found:
-            known = [one.feature.name for one in self.features()]
-            dotted = [f"{one.view.entity.name}.{one.feature.name}" for one in self.features()]
-            raise UnknownNameError("feature", reference, dotted if entity else known)
+            known = [f"{owner}.{one.feature.name}" if entity else one.feature.name for owner, one in owned]
+            raise UnknownNameError("feature", reference, known)
         if len(found) > 1:
-            choices = " or ".join(f"{one.view.entity.name}.{name}" for one in found)
+            choices = " or ".join(f"{owner}.{name}" for owner, _ in found)
             raise DefinitionError(f"feature {name!r} belongs to several entities; write {choices}")
-        return found[0]
+        return found[0][1]
 
 
 def schema_hash(view: FeatureView) -> str:
     """A short hash of all that decides what the online store holds for a view; a change of it forces a full run."""
-    parts = {
+    parts: dict[str, Any] = {
         "keys": [[name, str(dtype)] for name, dtype in view.entity.join_keys.items()],
         "view": view.model_dump(mode="json", include={"name", "source", "ttl"}),
         "features": [[one.name, str(one.dtype), one.column or one.name] for one in view.features],
     }
+    if view.aggregates:
+        parts["cadence"] = str(view.cadence)
+        parts["aggregations"] = [
+            [one.name, one.function, str(one.window), one.n, one.column] for one in view.aggregations
+        ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -130,7 +174,8 @@ def load_registry(path: str | Path, root: Path) -> Registry:
     written = str(path)
     file = root / written
     if file.suffix in (".yaml", ".yml"):
-        return registry_from_yaml(_text_of(file, written))
+        with _importable(root):
+            return registry_from_yaml(_text_of(file, written))
     if file.suffix == ".py":
         return _registry_of(_load_module(file, written), "registry", written)
     module, colon, attribute = written.partition(":")
@@ -142,7 +187,8 @@ def load_registry(path: str | Path, root: Path) -> Registry:
 
 
 def registry_from_yaml(text: str) -> Registry:
-    """A registry from YAML text with ``entities:`` and ``views:``, lists with the same names and keys as in Python.
+    """A registry from YAML text with ``entities:``, ``views:`` and ``on_demand:``, lists with the same names and keys
+    as in Python; an on-demand feature's ``function`` is ``package.module:attr``.
 
     Raises:
         DefinitionError: it is no YAML, or a definition in it is wrong.
@@ -152,20 +198,35 @@ def registry_from_yaml(text: str) -> Registry:
     except yaml.YAMLError as error:
         raise DefinitionError(f"the registry is no YAML: {error}") from None
     if not isinstance(data, dict):
-        raise DefinitionError("a registry in YAML has the keys entities and views, each with a list")
+        raise DefinitionError("a registry in YAML has the keys entities, views and on_demand, each with a list")
     tables = cast("dict[str, Any]", data)
-    unknown = set(tables) - {"entities", "views"}
+    unknown = set(tables) - {"entities", "views", "on_demand"}
     if unknown:
-        raise DefinitionError(f"a registry in YAML has the keys entities and views, not {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(unknown))
+        raise DefinitionError(f"a registry in YAML has the keys entities, views and on_demand, not {names}")
     entities = {entity.name: entity for entity in (_make(Entity, one) for one in _listed(tables, "entities"))}
-    views: list[FeatureView] = []
-    for one in _listed(tables, "views"):
-        options = dict(_mapping(FeatureView, one))
-        name = options.get("entity")
-        if not isinstance(name, str) or name not in entities:
-            raise UnknownNameError("entity", str(name), entities)
-        views.append(_make(FeatureView, {**options, "entity": entities[name]}))
-    return Registry([*entities.values(), *views])
+    made: list[FeatureView | OnDemandFeature] = []
+    for kind, key in ((FeatureView, "views"), (OnDemandFeature, "on_demand")):
+        for one in _listed(tables, key):
+            options = dict(_mapping(kind, one))
+            name = options.get("entity")
+            if not isinstance(name, str) or name not in entities:
+                raise UnknownNameError("entity", str(name), entities)
+            options["entity"] = entities[name]
+            if kind is OnDemandFeature and "function" in options:
+                options["function"] = _function(str(options.get("name", "")), options["function"])
+            made.append(_make(kind, options))
+    return Registry([*entities.values(), *made])
+
+
+def _function(name: str, written: Any) -> Any:
+    module, colon, attribute = written.partition(":") if isinstance(written, str) else ("", "", "")
+    if not (module and colon and attribute):
+        raise DefinitionError(f"function of on-demand feature {name!r} is written package.module:attr")
+    loaded = _guarded(lambda: importlib.import_module(module), written)
+    if not hasattr(loaded, attribute):
+        raise DefinitionError(f"on-demand feature {name!r}: module {module!r} has no {attribute!r}")
+    return getattr(loaded, attribute)
 
 
 def _listed(tables: Mapping[str, Any], key: str) -> list[Any]:
@@ -212,6 +273,35 @@ def _check_views(views: tuple[FeatureView, ...]) -> None:
                 raise DefinitionError(
                     f"feature {feature.name!r} of entity {view.entity.name!r} is in two views, {other!r} and "
                     f"{view.name!r}; rename one"
+                )
+
+
+def _check_on_demand(registry: Registry) -> None:
+    owned = {(one.entity.name, one.name) for one in registry.on_demand}
+    seen: set[tuple[str, str]] = set()
+    for one in registry.on_demand:
+        stored = {feature.name for view in registry.views_of(one.entity) for feature in view.features}
+        if one.name in stored or one.name in one.entity.join_keys or (one.entity.name, one.name) in seen:
+            raise DefinitionError(
+                f"on-demand feature {one.name!r} of entity {one.entity.name!r} has a name that is taken; rename one"
+            )
+        seen.add((one.entity.name, one.name))
+        for name in one.inputs:
+            if name in stored:
+                raise DefinitionError(
+                    f"input {name!r} of on-demand feature {one.name!r} is also a feature; drop the input, or rename it"
+                )
+        known = stored | set(one.inputs) | set(one.entity.join_keys) | {"as_of"}
+        for name in one.parameters:
+            if (one.entity.name, name) in owned:
+                raise DefinitionError(
+                    f"on-demand feature {one.name!r} reads {name!r}, which is on demand too; "
+                    "read stored features, and call the function itself"
+                )
+            if name not in known:
+                raise DefinitionError(
+                    f"parameter {name!r} of on-demand feature {one.name!r} is no feature, input or join key of "
+                    f"entity {one.entity.name!r}{did_you_mean(name, known)}"
                 )
 
 

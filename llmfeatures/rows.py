@@ -8,9 +8,11 @@ that renders it online.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -18,23 +20,23 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue, Status, prompt_id
-from llmfeatures.errors import LLMFeaturesError
+from llmfeatures.errors import LLMFeaturesError, OnDemandError
 from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan
 from llmfeatures.ports import Joined
+from llmfeatures.spanned import MESSAGES, Part, SpanRenderer, combined, part_of, variables_of
 from llmfeatures.types import DType
 
 pc: Any = compute
 
-MESSAGES: Final[Any] = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 STATUSES: Final[tuple[Status, ...]] = ("missing", "null", "expired", "present")
 """By the code that a column of statuses holds."""
 _MISSING, _NULL, _EXPIRED, _PRESENT = (columns.constant(code) for code in range(4))
 _NO_TIME = columns.constant(0)
 _CACHED = 100_000
 """Distinct prompts that are kept from batch to batch; then the cache starts anew."""
+_NONE = FeatureValue(None, "missing", None)
 _TIMESTAMP: Final = DType("timestamp")
-_WIDEST = 2**62
-"""Beyond it the codes of combinations no longer fit; then each row is a combination of its own."""
+_TEXT: Final = DType("str")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,12 @@ class Column:
         """The statuses as text."""
         return pa.array(STATUSES, pa.string()).take(self.codes)
 
-    def counts(self) -> Counter[str]:
-        """How many rows have each status."""
-        counted = pc.value_counts(self.codes)
+    def counts(self, every: int = 1) -> Counter[str]:
+        """How many rows have each status; with ``every``, of each so many rows only the first."""
+        codes = self.codes
+        if every > 1:
+            codes = codes.take(pa.array(range(0, len(codes), every), pa.int64()))
+        counted = pc.value_counts(codes)
         codes, counts = counted.field(0).to_pylist(), counted.field(1).to_pylist()
         return Counter({STATUSES[code]: count for code, count in zip(codes, counts, strict=True)})
 
@@ -81,14 +86,135 @@ def settled_columns(plan: FeaturePlan, joined: Joined) -> list[Column]:
     ]
 
 
-def invalid_rows(plan: FeaturePlan, joined: Joined) -> dict[int, str]:
-    """The rows that a winning value of another dtype spoils, with the reason."""
+def computed_columns(
+    plan: FeaturePlan,
+    settled: Sequence[Column],
+    given: Mapping[str, Any],
+    at: Any,
+    errors: dict[int, str],
+    optional: Collection[str] = (),
+) -> list[Column]:
+    """The columns of a plan's on-demand features, by `ComputedRef.values`, which computes them online.
+
+    Args:
+        plan: the plan.
+        settled: the columns of its refs.
+        given: canonical columns of join keys and inputs.
+        at: the moments, timestamp[us, UTC].
+        errors: rows that are not computed; a row that fails is added.
+        optional: inputs that may be null; a row without another is not computed.
+    """
+    if not plan.computed:
+        return []
+    arguments = [one for ref in plan.computed for one in ref.arguments]
+    found = {one.source: _found(one.dtype, settled[one.source]) for one in arguments if isinstance(one.source, int)}
+    values = {
+        one.source: columns.python_values(one.dtype, given[one.source])
+        for one in arguments
+        if isinstance(one.source, str) and one.source != "as_of"
+    }
+    moments = columns.moments(at)
+    made: list[Column] = []
+    for ref in plan.computed:
+        needed = [values[name] for name in ref.on_demand.inputs if name not in optional]
+        rows = [
+            (row, moment)
+            for row, moment in enumerate(moments)
+            if moment is not None and row not in errors and not any(one[row] is None for one in needed)
+        ]
+        results = ref.values(
+            (
+                {source: one[row] for source, one in found.items()},
+                {name: one[row] for name, one in values.items()},
+                moment,
+            )
+            for row, moment in rows
+        )
+        full = [_NONE] * len(moments)
+        for (row, _), result in zip(rows, results, strict=True):
+            if isinstance(result, OnDemandError):
+                errors[row] = str(result)
+            else:
+                full[row] = result
+        made.append(
+            Column(
+                values=columns.array_of(ref.dtype, [one.value for one in full]),
+                codes=pa.array([STATUSES.index(one.status) for one in full], pa.int64()),
+                event=pa.array([one.event_timestamp for one in full], pa.timestamp("us", "UTC")),
+            )
+        )
+    return made
+
+
+def _found(dtype: DType, column: Column) -> list[FeatureValue]:
+    values = columns.python_values(dtype, column.values)
+    events = columns.moments(column.event)
+    codes = column.codes.to_pylist()
+    return [
+        FeatureValue(value, STATUSES[code], event) for value, code, event in zip(values, codes, events, strict=True)
+    ]
+
+
+def invalid_rows(plan: FeaturePlan, joined: Joined, without: str | None = None) -> dict[int, str]:
+    """The rows that a winning value of another dtype spoils, with the reason; ``without`` is read as missing, and
+    spoils none."""
+    read = {
+        (lookup, ref.feature) for ref, (lookup, _) in zip(plan.refs, plan.lookup_of, strict=True) if ref.name != without
+    }
     return {
         row: f"feature {feature!r} of view {lookup.view.name!r}: {reason}"
-        for lookup, found in zip(plan.lookups, joined.found, strict=True)
+        for number, (lookup, found) in enumerate(zip(plan.lookups, joined.found, strict=True))
         for row, (feature, reason) in found.invalid.items()
-        if feature in lookup.features
+        if (number, feature) in read
     }
+
+
+class Pairs:
+    """Each row of a batch, and after it the same row once per feature of ``without``, with that feature missing."""
+
+    def __init__(self, plan: FeaturePlan, joined: Joined, without: Sequence[str]) -> None:
+        self.plan, self.joined, self.without = plan, joined, (None, *without)
+        rows, each = joined.spine.num_rows, len(self.without)
+        self._rows = pa.array([row for row in range(rows) for _ in range(each)], pa.int64())
+        self.names: Any = pa.array(list(self.without) * rows, pa.string())
+        """The feature that each row is without, null for the first."""
+
+    def repeated(self, column: Any) -> Any:
+        """A column of the batch, for all rows."""
+        return column.take(self._rows)
+
+    def ids(self, ids: Any) -> Any:
+        """The ids of all rows."""
+        own = pc.binary_join_element_wise(self.repeated(ids), "-without-", pc.fill_null(self.names, ""), "")
+        return pc.if_else(self.names.is_valid(), own, self.repeated(ids))
+
+    def columns(self, settled: Sequence[Column]) -> list[Column]:
+        """The features' columns for all rows."""
+        made: list[Column] = []
+        for ref, column in zip(self.plan.refs, settled, strict=True):
+            values, codes, event = (self.repeated(one) for one in (column.values, column.codes, column.event))
+            made.append(self.withheld(ref.name, Column(values=values, codes=codes, event=event)))
+        return made
+
+    def withheld(self, name: str, column: Column) -> Column:
+        """A feature's column for all rows, missing in those that are without it."""
+        if name not in self.without:
+            return column
+        gone = pc.coalesce(pc.equal(self.names, pa.scalar(name, pa.string())), columns.FALSE)
+        return Column(
+            values=pc.if_else(gone, columns.nothing(column.values.type), column.values),
+            codes=pc.if_else(gone, _MISSING, column.codes),
+            event=pc.if_else(gone, columns.nothing(column.event.type), column.event),
+        )
+
+    def errors(self, bad: Mapping[int, str]) -> dict[int, str]:
+        """Why each of all rows has no prompt: ``bad``, or an invalid value of a feature that it reads."""
+        each = len(self.without)
+        return {
+            row * each + place: reason
+            for place, name in enumerate(self.without)
+            for row, reason in {**bad, **invalid_rows(self.plan, self.joined, name)}.items()
+        }
 
 
 class Rendered(NamedTuple):
@@ -106,16 +232,6 @@ class _Prompt(NamedTuple):
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One of the things that a prompt depends on: the distinct values of a batch, and which each row has."""
-
-    name: str
-    values: list[Any]
-    keys: list[Any]
-    codes: Any
-
-
 class Renderer:
     """Renders batches of a plan; prompts that came before are taken again."""
 
@@ -126,6 +242,7 @@ class Renderer:
         self._keys = {name: dtype for name, dtype in plan.features.parameters.items() if name in names}
         self._inputs = {name: one.dtype for name, one in plan.inputs.items()}
         self._reads_as_of = "as_of" in names
+        self._spans = SpanRenderer(plan)
 
     def render(
         self, features: Sequence[Column], given: Mapping[str, Any], at: Any, errors: Mapping[int, str]
@@ -133,22 +250,22 @@ class Renderer:
         """The prompts of a batch.
 
         Args:
-            features: the settled columns, in the order of the plan's refs.
+            features: the settled columns, in the order of the plan's outputs.
             given: canonical columns of the join keys and inputs, by parameter name.
             at: the moments, timestamp[us, UTC].
             errors: rows that have no prompt for another reason.
         """
         rows = len(at)
         parts = self._parts(features, given, at)
-        which, firsts = _combined(parts, rows)
+        which, firsts = combined([(part.size, part.codes) for part in parts], rows)
         taken = pa.array(firsts, pa.int64())
-        chosen = list(zip(*[part.codes.take(taken).to_pylist() for part in parts], strict=True)) if parts else [()]
-        # where nothing repeats, nothing is worth keeping
-        make = self._prompt if 2 * len(firsts) <= rows else self._anew
-        prompts = [make(parts, codes) for codes in chosen]
-        messages = pa.array([one.messages for one in prompts], MESSAGES).take(which)
-        identities = pa.array([one.prompt_id for one in prompts], pa.string()).take(which)
-        reasons = pa.array([one.error for one in prompts], pa.string()).take(which)
+        # where little repeats, the whole prompt is not worth keeping
+        if self._spans.messages and 2 * len(firsts) > rows:
+            messages, identities, reasons = self._by_spans(parts, taken)
+        else:
+            make = self._prompt if 2 * len(firsts) <= rows else self._anew
+            messages, identities, reasons = _arrays([make(parts, codes) for codes in _codes(parts, taken)])
+        messages, identities, reasons = (one.take(which) for one in (messages, identities, reasons))
         if errors:
             spoiled = pa.array([errors.get(row) for row in range(rows)], pa.string())
             none = spoiled.is_valid()
@@ -157,19 +274,40 @@ class Renderer:
             reasons = pc.coalesce(spoiled, reasons)
         return Rendered(messages, identities, reasons)
 
-    def _parts(self, features: Sequence[Column], given: Mapping[str, Any], at: Any) -> list[_Part]:
-        parts: list[_Part] = []
-        for ref, column in zip(self.plan.features.refs, features, strict=True):
-            parts.append(_part(ref.name, ref.dtype, column.values))
-            codes = column.codes
-            parts.append(_Part(f"{ref.name} status", list(STATUSES), list(STATUSES), codes))
+    def _by_spans(self, parts: Sequence[Part], taken: Any) -> tuple[Any, Any, Any]:
+        own = [dataclasses.replace(part, codes=part.codes.take(taken)) for part in parts]
+        count = 2 * len(self._spans.printed)
+        features = [(own[at], pc.equal(own[at + 1].codes, _PRESENT)) for at in range(0, count, 2)]
+        variables = variables_of(self.plan, self._spans.printed, features, own[count:])
+        messages, identities = self._spans.render(variables, len(taken))
+        reasons = pa.nulls(len(taken), pa.string())
+        rest = pc.indices_nonzero(messages.is_null())
+        if not len(rest):
+            return messages, identities, reasons
+        whole = _arrays([self._anew(parts, codes) for codes in _codes(own, rest)])
+        places = list(range(len(taken)))
+        for number, row in enumerate(rest.to_pylist(), len(taken)):
+            places[row] = number
+        order = pa.array(places, pa.int64())
+        spanned = (messages, identities, reasons)
+        merged = [pa.concat_arrays([one, two]).take(order) for one, two in zip(spanned, whole, strict=True)]
+        return merged[0], merged[1], merged[2]
+
+    def _parts(self, features: Sequence[Column], given: Mapping[str, Any], at: Any) -> list[Part]:
+        parts: list[Part] = []
+        for ref, column in zip(self.plan.features.outputs, features, strict=True):
+            if not ref.printed:
+                continue
+            parts.append(part_of(ref.name, ref.dtype, column.values))
+            statuses = pa.array(STATUSES, pa.string())
+            parts.append(Part(name=f"{ref.name} status", dtype=_TEXT, dictionary=statuses, codes=column.codes))
         for name, dtype in (*self._keys.items(), *self._inputs.items()):
-            parts.append(_part(name, dtype, given[name]))
+            parts.append(part_of(name, dtype, given[name]))
         if self._reads_as_of:
-            parts.append(_part("as_of", _TIMESTAMP, at))
+            parts.append(part_of("as_of", _TIMESTAMP, at))
         return parts
 
-    def _prompt(self, parts: Sequence[_Part], codes: Sequence[int]) -> _Prompt:
+    def _prompt(self, parts: Sequence[Part], codes: Sequence[int]) -> _Prompt:
         key = tuple([part.keys[code] for part, code in zip(parts, codes, strict=True)])
         known = self._known.get(key)
         if known is None:
@@ -178,13 +316,14 @@ class Renderer:
             known = self._known[key] = self._anew(parts, codes)
         return known
 
-    def _anew(self, parts: Sequence[_Part], codes: Sequence[int]) -> _Prompt:
+    def _anew(self, parts: Sequence[Part], codes: Sequence[int]) -> _Prompt:
         return self._finish([part.values[code] for part, code in zip(parts, codes, strict=True)])
 
     def _finish(self, values: Sequence[Any]) -> _Prompt:
-        count = len(self.plan.features.refs)
-        slots = [FeatureValue(values[2 * at], values[2 * at + 1], None) for at in range(count)]
-        rest = iter(values[2 * count :])
+        rest = iter(values)
+        slots = [
+            FeatureValue(next(rest), next(rest), None) if ref.printed else _NONE for ref in self.plan.features.outputs
+        ]
         keys = {name: next(rest) for name in self._keys}
         inputs = {name: next(rest) for name in self._inputs}
         at = next(rest) if self._reads_as_of else _ANY_MOMENT
@@ -198,47 +337,17 @@ class Renderer:
         return _Prompt(messages, prompt_id(finished), None)
 
 
-_ANY_MOMENT = columns.moments(pa.array([0], pa.timestamp("us", "UTC")))[0]
+_ANY_MOMENT: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Stands for the moment in a prompt that does not read it; its features are settled already."""
 
 
-def _part(name: str, dtype: DType, array: Any) -> _Part:
-    encoded = array.dictionary_encode(null_encoding="encode") if dtype.kind != "list" else _of_lists(dtype, array)
-    values = columns.python_values(dtype, encoded.dictionary)
-    # a list or a json value has no hash; its text has
-    keys = values if dtype.kind not in ("list", "json") else [dtype.encode(value) for value in values]
-    return _Part(name, values, keys, pc.cast(encoded.indices, pa.int64()))
+def _codes(parts: Sequence[Part], taken: Any) -> list[tuple[Any, ...]]:
+    return (
+        list(zip(*[part.codes.take(taken).to_pylist() for part in parts], strict=True)) if parts else [()] * len(taken)
+    )
 
 
-def _of_lists(dtype: DType, array: Any) -> Any:
-    """Lists by their distinct texts: Arrow has no dictionaries of lists."""
-    places: dict[str, int] = {}
-    firsts: list[int] = []
-    codes: list[int] = []
-    for row, value in enumerate(columns.python_values(dtype, array)):
-        place = places.setdefault(dtype.encode(value), len(places))
-        if place == len(firsts):
-            firsts.append(row)
-        codes.append(place)
-    return _Lists(array.take(pa.array(firsts, pa.int64())), pa.array(codes, pa.int64()))
-
-
-class _Lists(NamedTuple):
-    dictionary: Any
-    indices: Any
-
-
-def _combined(parts: Sequence[_Part], rows: int) -> tuple[Any, list[int]]:
-    """Which distinct combination each row is (int64), and the first row of each."""
-    codes = pa.repeat(columns.constant(0), rows)
-    room = 1
-    for part in parts:
-        room *= max(1, len(part.values))
-        if room >= _WIDEST:
-            return pa.array(range(rows), pa.int64()), list(range(rows))
-        codes = pc.add(pc.multiply(codes, columns.constant(max(1, len(part.values)))), part.codes)
-    encoded = codes.dictionary_encode()
-    which = pc.cast(encoded.indices, pa.int64())
-    table = pa.table({"which": which, "row": pa.array(range(rows), pa.int64())})
-    first = table.group_by("which", use_threads=False).aggregate([("row", "min")]).sort_by("which")
-    return which, first.column("row_min").to_pylist()
+def _arrays(prompts: Sequence[_Prompt]) -> tuple[Any, Any, Any]:
+    messages = pa.array([one.messages for one in prompts], MESSAGES)
+    identities = pa.array([one.prompt_id for one in prompts], pa.string())
+    return messages, identities, pa.array([one.error for one in prompts], pa.string())

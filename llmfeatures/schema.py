@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SerializeAsAny, ValidationError
 
 from llmfeatures.clock import duration_text, parse_duration
-from llmfeatures.errors import ConfigError, DefinitionError
+from llmfeatures.errors import ConfigError, DefinitionError, did_you_mean
 from llmfeatures.types import DType, parse_dtype
 
 OPTION_NAMES = frozenset(["as_of", "clock", "timeout", "prompt", "rows", "self", "loop", "caller", "varargs", "kwargs"])
@@ -275,6 +275,95 @@ class Feature(Definition):
         super().__init__(name=name, dtype=dtype, column=column, description=description, tags=tags or {}, **unknown)
 
 
+_ANY = ("str", "int", "float", "bool", "timestamp", "date", "json", "decimal", "enum", "list")
+_TAKEN: Mapping[str, tuple[str, ...]] = {
+    "count": ("int",),
+    "sum": ("int", "float", "decimal"),
+    "mean": ("float",),
+    "min": ("int", "float", "decimal", "str", "date", "timestamp"),
+    "max": ("int", "float", "decimal", "str", "date", "timestamp"),
+    "count_distinct": ("int",),
+    "last": _ANY,
+    "last_n": ("list",),
+}
+_IMPLIED = {"count": "int", "count_distinct": "int", "mean": "float"}
+
+
+class Aggregation(Feature):
+    """A feature that is computed from the raw events of an entity.
+
+    At each multiple of the view's ``cadence`` since 1970 (UTC) it counts the events of ``window`` before that moment,
+    that moment included. Nulls are ignored, but by ``last`` and by a ``count`` without column.
+
+    Args:
+        name: an identifier, unique within the entity.
+        function: ``count sum mean min max count_distinct last last_n``.
+        column: the source's column; only ``count`` can go without, and counts events then.
+        dtype: of the result; ``count``, ``count_distinct`` (int) and ``mean`` (float) have their own.
+        window: how long an event counts; None means for ever.
+        n: how many values ``last_n`` keeps, newest first.
+
+    Raises:
+        DefinitionError: the function is unknown, or an option is missing or does not go with it.
+    """
+
+    function: str
+    window: Duration = None
+    n: int | None = None
+
+    def __init__(
+        self,
+        name: str,
+        function: str,
+        *,
+        column: str | None = None,
+        dtype: str | DType | None = None,
+        window: timedelta | str | None = None,
+        n: int | None = None,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        **unknown: Any,
+    ) -> None:
+        label = f"Aggregation {name!r}"
+        if function not in _TAKEN:
+            raise DefinitionError(f"{label}: there is no function {function!r}{did_you_mean(str(function), _TAKEN)}")
+        if dtype is None and function not in _IMPLIED:
+            wanted = "list[T]" if function == "last_n" else "one of " + ", ".join(_TAKEN[function])
+            raise DefinitionError(f"{label}: {function} needs a dtype, {wanted}")
+        if column is None and function != "count":
+            raise DefinitionError(f"{label}: {function} needs a column; a feature's name is not taken for one")
+        if (n is None) == (function == "last_n") or (n is not None and (isinstance(n, bool) or n < 1)):
+            raise DefinitionError(f"{label}: last_n takes n, a number of at least 1, and no other function does")
+        super().__init__(
+            name,
+            _IMPLIED[function] if dtype is None else dtype,
+            column=column,
+            description=description,
+            tags=tags,
+            function=function,
+            window=window,
+            n=n,
+            **unknown,
+        )
+        if self.dtype.kind not in _TAKEN[function]:
+            raise DefinitionError(f"{label}: {function} gives no {self.dtype}; it gives {', '.join(_TAKEN[function])}")
+        if self.window is not None and self.window <= timedelta(0):
+            raise DefinitionError(f"{label}: a window is longer than zero; leave it out for all of history")
+
+    @property
+    def code(self) -> str:
+        """What it computes, in a few words: ``count of 30d``, ``sum of watched over 7d``."""
+        number = "" if self.n is None else f" {self.n}"
+        of = "" if self.column is None else f" of {self.column}"
+        if self.window is None:
+            return f"{self.function}{number}{of}"
+        return f"{self.function}{number}{of}{' over' if of else ' of'} {duration_text(self.window)}"
+
+
+def _feature(one: Mapping[str, Any]) -> Feature:
+    return Aggregation(**one) if "function" in one else Feature(**one)
+
+
 class FeatureView(Definition):
     """Features of one entity that come from one source, row by row.
 
@@ -282,16 +371,17 @@ class FeatureView(Definition):
         name: letters, digits, ``_`` and ``-``; unique in the registry.
         entity: the entity (in YAML, its name).
         source: a path, a `ParquetSource`, a `SqlSource` or a `PushSource`.
-        features: a mapping of names to dtypes, or a list of `Feature`.
+        features: a mapping of names to dtypes, or a list of `Feature`; or a list of `Aggregation` only.
         ttl: how old a value may be and still count, online and in history; None means for ever.
-        cadence: how often it should be refreshed. It drives schedules, never a value.
+        cadence: how often it should be refreshed. It drives schedules, never a value; but aggregations need one, and
+            change at its multiples only.
         lateness: how long after its timestamps a row may land in the source and still be found by an incremental run.
     """
 
     name: str
     entity: Entity
     source: Annotated[AnySource, BeforeValidator(_source)]
-    features: tuple[Feature, ...]
+    features: tuple[SerializeAsAny[Feature], ...]
     ttl: Duration = None
     cadence: Duration = None
     lateness: Duration = None
@@ -323,7 +413,7 @@ class FeatureView(Definition):
         if isinstance(features, Mapping):
             listed: list[Any] = [Feature(feature, dtype) for feature, dtype in features.items()]
         elif isinstance(features, (list, tuple)):
-            listed = [Feature(**one) if isinstance(one, Mapping) else one for one in features]
+            listed = [_feature(one) if isinstance(one, Mapping) else one for one in features]
         else:
             raise DefinitionError(f"view {name!r}: features is a mapping of names to dtypes, or a list of Feature")
         super().__init__(
@@ -363,6 +453,32 @@ class FeatureView(Definition):
                 raise DefinitionError(f"view {self.name!r}: a {option} is longer than zero; {least}")
         if self.lateness is not None and self.lateness < timedelta(0):
             raise DefinitionError(f"view {self.name!r}: lateness is not negative")
+        self._check_aggregates()
+
+    def _check_aggregates(self) -> None:
+        found = [one.name for one in self.features if isinstance(one, Aggregation)]
+        if not found:
+            return
+        if not self.aggregates:
+            raise DefinitionError(
+                f"view {self.name!r} has aggregations ({', '.join(found)}) and plain features; make two views of it"
+            )
+        if self.cadence is None:
+            raise DefinitionError(f"view {self.name!r} aggregates, so it needs a cadence, like 1d: values change then")
+        if self.ttl is not None:
+            raise DefinitionError(
+                f"view {self.name!r} aggregates, so it takes no ttl; a window says how long an event counts"
+            )
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether its features are aggregations: all of them are, or none."""
+        return all(isinstance(one, Aggregation) for one in self.features) and bool(self.features)
+
+    @property
+    def aggregations(self) -> tuple[Aggregation, ...]:
+        """Its features that are aggregations, in their order."""
+        return tuple(one for one in self.features if isinstance(one, Aggregation))
 
     @property
     def batch(self) -> Source | None:

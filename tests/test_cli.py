@@ -547,7 +547,11 @@ MISTAKES: list[tuple[int, str, str]] = [
     (2, "history home --out x.jsonl", "--spine"),
     (1, "history home --spine {tmp}/none.parquet --out {tmp}/x.jsonl", "none.parquet"),
     (2, "history home --spine {tmp}/s.parquet --out {tmp}/x.xls", ".parquet or .jsonl"),
-    (2, "history home --spine {tmp}/s.parquet --out {tmp}/x.jsonl --format csv", "chat, parquet"),
+    (
+        2,
+        "history home --spine {tmp}/s.parquet --out {tmp}/x.jsonl --format csv",
+        "chat, hf, inspect, langfuse, mlflow, parquet, promptfoo",
+    ),
     (2, "history home --spine {tmp}/s.parquet --out {tmp}/none/x.jsonl", "cannot write"),
     (2, "history home --spine {tmp}/s.parquet --out {tmp}/x.jsonl --clock wall", "unknown clock"),
     (1, "history support/answer --spine {tmp}/s.parquet --out {tmp}/x.jsonl", "no column 'question'"),

@@ -78,8 +78,8 @@ def features(
 def _keys(plan: FeaturePlan, pairs: Mapping[str, str], rows: Sequence[str], *, nobody: bool) -> list[dict[str, Any]]:
     """The join keys of each row: the ``name=value`` words count for every ``--row``."""
     written = [dict(pairs)] if not rows else [{**pairs, **split_pairs(row.split(","))[1]} for row in rows]
-    names = " and ".join(dict.fromkeys(role.entity.name for role in plan.roles))
-    parsed = [parse_pairs(one, plan.parameters, f"entity {names!r}") for one in written]
+    names = " and ".join(dict.fromkeys(ref.role.entity.name for ref in plan.outputs))
+    parsed = [parse_pairs(one, {**plan.parameters, **plan.inputs}, f"entity {names!r}") for one in written]
     return [with_keys(one, plan.parameters, nobody=nobody) for one in parsed]
 
 
@@ -90,16 +90,17 @@ def _as_of(
     from llmfeatures.builder import moment
 
     at = moment("--as-of", as_of)
-    return found_features(project, plan, spine_of(plan, [(row, at) for row in keys]), clock)
+    return found_features(project, plan, spine_of(plan, [(plan.given(row), at) for row in keys]), clock)
 
 
 def spine_of(plan: FeaturePlan, rows: Sequence[tuple[Mapping[str, Any], datetime]]) -> pa.Table:
-    """A spine of canonical join keys, each with its moment."""
+    """A spine of canonical join keys and inputs, each with its moment."""
     import pyarrow as pa
 
     from llmfeatures import columns
 
-    arrays = {name: columns.array_of(dtype, [row[name] for row, _ in rows]) for name, dtype in plan.parameters.items()}
+    taken = {**plan.parameters, **plan.inputs}
+    arrays = {name: columns.array_of(dtype, [row[name] for row, _ in rows]) for name, dtype in taken.items()}
     return pa.table({**arrays, "event_timestamp": pa.array([at for _, at in rows], pa.timestamp("us", "UTC"))})
 
 
@@ -108,10 +109,10 @@ def found_features(project: Project, plan: FeaturePlan, spine: pa.Table, clock: 
     from llmfeatures import columns
     from llmfeatures.context import FeatureValue
 
-    names = [ref.name for ref in plan.refs]
+    names = [ref.name for ref in plan.answers]
     table = project.get_historical_features(spine, names, clock=clock, statuses=True).read_all()
     found: list[dict[str, FeatureValue]] = [{} for _ in range(spine.num_rows)]
-    for ref in plan.refs:
+    for ref in plan.answers:
         values = columns.python_values(ref.dtype, table.column(ref.column))
         statuses = table.column(f"{ref.column}__status").to_pylist()
         events = table.column(f"{ref.column}__event_timestamp").to_pylist()

@@ -1,8 +1,8 @@
-"""``llmfeatures history``: the prompts of a spine's moments, written to a file."""
+"""``llmfeatures history``: the prompts of many moments, written to a file."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,51 +12,171 @@ import typer
 
 from llmfeatures.cli import terminal
 from llmfeatures.cli.check import counted
-from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
+from llmfeatures.cli.options import HERE, JsonOption, ProjectOption, parse_pairs, split_pairs
 
 if TYPE_CHECKING:
     from llmfeatures.history import History, HistorySummary
+    from llmfeatures.ports import JoinStep
+    from llmfeatures.project import Project
 
 SpineOption = Annotated[
-    Path,
+    Path | None,
     typer.Option(
-        "--spine", metavar="FILE", help="Join keys, event_timestamp and inputs: Parquet, CSV, JSONL or Arrow."
+        "--spine",
+        metavar="FILE",
+        help="Join keys, event_timestamp and inputs: Parquet, CSV, JSONL or Arrow.",
     ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write; .parquet or .jsonl.")]
+UsersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--users",
+        metavar="N",
+        help="Instead of a spine: draw N users from history, each at many moments.",
+    ),
+]
+EveryOption = Annotated[
+    str | None, typer.Option("--every", metavar="DURATION", help="Drawn users: the time between two moments (1d).")
+]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", metavar="DURATION", help="Drawn users: how far back moments go (30d).")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="T", help="Drawn users: the last moment (now).")]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="SQL",
+        help="Drawn users: a condition on join keys, event_timestamp and features as they were then.",
+    ),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME=VALUE", help="Drawn users: an input of the prompt; repeatable."),
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="COLUMN", help="The spine's column that holds the label.")
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label", metavar="FEATURE@+TIME", help="The label: a feature's value so long after, like last_genre@+7d."
+    ),
+]
+SampleOption = Annotated[int | None, typer.Option("--sample", metavar="N", help="Take N of the spine's rows.")]
+StratifyOption = Annotated[
+    str | None,
+    typer.Option("--stratify", metavar="COLUMN", help="With --sample: each value of a column in its share."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without", metavar="FEATURE", help="Each prompt a second time as if the feature were missing; repeatable."
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write; .parquet or .jsonl.")]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", metavar="FORMAT", help="parquet or chat; the default is what --out ends in.")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="parquet or chat; the default is what --out ends in.",
+    ),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE.html", help="A page about the prompts, to look at.")
 ]
 
 
 def history(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's name.")],
-    spine: SpineOption,
-    out: OutOption,
+    spine: SpineOption = None,
+    users: UsersOption = None,
+    every: EveryOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    where: WhereOption = None,
+    inputs: InputOption = None,
+    target: TargetOption = None,
+    label: LabelOption = None,
+    sample: SampleOption = None,
+    stratify: StratifyOption = None,
+    seed: SeedOption = 0,
+    without: WithoutOption = None,
+    out: OutOption = None,
     format: FormatOption = None,
+    report: ReportOption = None,
     clock: Annotated[str, typer.Option("--clock", metavar="CLOCK", help="known (the default) or event.")] = "known",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show how the join would be done, and write nothing.")
+    ] = False,
     allow_errors: Annotated[
         bool, typer.Option("--allow-errors", help="Exit code 0 also when rows have no prompt.")
     ] = False,
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Rebuild the prompts of a spine's moments, into a file.
+    """Rebuild the prompts of many moments, into a file.
 
-    Each row of the spine gets the prompt as of its event_timestamp. A row whose prompt
-    cannot be built keeps its place in Parquet, with the reason, and makes the exit code 1.
+    Each row of the spine, or each drawn user and moment, gets the prompt as of its
+    event_timestamp. A row whose prompt cannot be built keeps its place in Parquet, with
+    the reason, and makes the exit code 1.
     """
+    from llmfeatures.errors import RequestError
     from llmfeatures.project import Project
 
-    made = Project.load(project).history(prompt, spine, clock=clock)
+    loaded = Project.load(project)
+    if spine is None and users is None and where is None:
+        raise RequestError("whose prompts? give --spine FILE, or --users N for users and moments from history")
+    if out is None and not explain:
+        raise RequestError("give --out FILE for where to write, or --explain to see how the join would be done")
+    made = loaded.history(
+        prompt,
+        spine,
+        clock=clock,
+        users=users,
+        every=every,
+        since=since,
+        until=until,
+        where=where,
+        inputs=_inputs(loaded, prompt, inputs) if inputs else None,
+        sample=sample,
+        stratify=stratify,
+        target=target,
+        label=label,
+        seed=seed,
+        without=without or None,
+    )
+    if out is None or explain:
+        _explain(made.explain(), as_json=as_json)
+        return
     with _rows_done(made):
-        summary = made.write(out, format)
+        summary = made.write(out, format, report=report)
     if as_json:
         terminal.write_json({"out": str(out), **summary_json(summary)})
     else:
         show_summary(out, summary)
+        if report is not None:
+            terminal.note(f"a page about them in {report}")
     if summary.errors and not allow_errors:
         raise typer.Exit(1)
+
+
+def _inputs(loaded: Project, prompt: str, written: Sequence[str]) -> Mapping[str, Any]:
+    plan = loaded.prompts.plan(prompt)
+    dtypes = {name: one.dtype for name, one in plan.inputs.items()}
+    words, pairs = split_pairs(written)
+    return parse_pairs(pairs | dict.fromkeys(words, ""), dtypes, f"prompt {prompt!r}")
+
+
+def _explain(steps: Sequence[JoinStep], *, as_json: bool) -> None:
+    """How the join would go: a line per group of views that are read together."""
+    if as_json:
+        terminal.write_json([asdict(step) for step in steps])
+        return
+    rows = [[", ".join(step.views), step.strategy, str(step.passes), step.reason] for step in steps]
+    terminal.table(["views", "strategy", "passes", "why"], rows, numbers=["passes"])
 
 
 def summary_json(summary: HistorySummary) -> dict[str, Any]:

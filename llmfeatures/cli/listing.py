@@ -11,6 +11,7 @@ from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
 
 if TYPE_CHECKING:
     from llmfeatures.coverage import FeatureCoverage
+    from llmfeatures.ondemand import OnDemandFeature
     from llmfeatures.plan import PromptPlan
     from llmfeatures.project import Project
 
@@ -66,6 +67,21 @@ def list_features(project: Project, *, as_json: bool) -> None:
                 }
                 for one in found
             ]
+            + [
+                {
+                    "name": one.name,
+                    "entity": one.entity.name,
+                    "view": "on demand",
+                    "dtype": str(one.dtype),
+                    "description": one.description,
+                    "sample": None,
+                    "present": None,
+                    "known": None,
+                    "share": None,
+                    "prompts": used.get((_place(one), one.name), []),
+                }
+                for one in project.registry.on_demand
+            ]
         )
         return
     rows = [
@@ -73,12 +89,24 @@ def list_features(project: Project, *, as_json: bool) -> None:
             one.feature.name,
             str(one.feature.dtype),
             f"{one.view.name} / {one.view.entity.name}",
-            one.feature.description,
+            _said(one),
             terminal.value_text(one.sample),
             "-" if one.share is None else f"{one.share:.0%}",
             ", ".join(_prompts_of(one, used)),
         )
         for one in found
+    ]
+    rows += [
+        (
+            one.name,
+            str(one.dtype),
+            _place(one),
+            one.description,
+            "-",
+            "-",
+            ", ".join(used.get((_place(one), one.name), [])),
+        )
+        for one in project.registry.on_demand
     ]
     columns = ("feature", "dtype", "view / entity", "description", "sample", "present", "prompts")
     terminal.table(columns, rows, numbers=("present",))
@@ -95,7 +123,7 @@ def list_prompts(project: Project, *, as_json: bool) -> None:
             plan.name,
             plan.description,
             plan.version[:12],
-            ", ".join(ref.name for ref in plan.features.refs),
+            ", ".join(ref.name for ref in plan.features.answers),
             ", ".join(f"{name}: {one.dtype}" for name, one in plan.inputs.items()),
         )
         for plan in plans
@@ -119,11 +147,24 @@ def compiled(project: Project) -> list[PromptPlan]:
 def _used(plans: list[PromptPlan]) -> Used:
     used: Used = {}
     for plan in plans:
-        for ref in plan.features.refs:
-            names = used.setdefault((ref.view.name, ref.feature), [])
+        owned = [(ref.view.name, ref.feature) for ref in plan.features.refs]
+        owned += [(_place(ref.on_demand), ref.feature) for ref in plan.features.computed]
+        for owner in owned:
+            names = used.setdefault(owner, [])
             if plan.name not in names:
                 names.append(plan.name)
     return used
+
+
+def _place(one: OnDemandFeature) -> str:
+    """What stands for an on-demand feature's view."""
+    return f"on demand / {one.entity.name}"
+
+
+def _said(one: FeatureCoverage) -> str:
+    """The description; of an aggregation also what it computes."""
+    parts = [feature.code for feature in one.view.aggregations if feature.name == one.feature.name]
+    return ": ".join(part for part in [*parts, one.feature.description] if part)
 
 
 def _prompts_of(one: FeatureCoverage, used: Used) -> list[str]:
@@ -135,6 +176,6 @@ def _prompt_json(plan: PromptPlan) -> dict[str, Any]:
         "name": plan.name,
         "description": plan.description,
         "version": plan.version,
-        "features": [ref.name for ref in plan.features.refs],
+        "features": [ref.name for ref in plan.features.answers],
         "inputs": {name: str(one.dtype) for name, one in plan.inputs.items()},
     }

@@ -1,38 +1,54 @@
 # pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false, reportAttributeAccessIssue=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Chat JSONL: ``{"messages": [...]}`` per line, with everything else, the ids first, in ``NAME.index.parquet``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from llmfeatures.export.lines import Lines, joined, messages_of, text_file, texts_of, with_prompt
 from llmfeatures.export.parquet import parquet_writer
+from llmfeatures.export.writing import RowExporter, suffixes
 from llmfeatures.files import replacing
 
 
-class ChatExporter:
-    """Writes one JSON object per prompt. Rows without a prompt are left out of both files."""
+class ChatExporter(RowExporter):
+    """Writes one JSON object per prompt, a target as the last message. Rows without a prompt are left out of both
+    files."""
 
-    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-        """As `Exporter.write`; the index has the same rows in the same order."""
+    @contextmanager
+    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
+        """As `RowExporter.opened`; the index has the same rows in the same order."""
         index_schema = pa.schema([field for field in schema if field.name != "messages"], metadata=schema.metadata)
-        index_path = path.with_name(f"{path.stem}.index.parquet")
-        rows = 0
+        index_path = path.with_name(f"{suffixes(path)[0]}.index.parquet")
         with (
             replacing(index_path) as index_part,
             replacing(path) as part,
             parquet_writer(index_part, index_schema) as index,
-            part.open("wb") as lines,
+            text_file(part, path) as write,
         ):
-            for batch in batches:
-                kept = batch.filter(pc.is_valid(batch.column("messages")))
-                for messages in kept.column("messages").to_pylist():
-                    lines.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
+
+            def add(batch: pa.RecordBatch) -> int:
+                kept = with_prompt(batch)
+                write(chat_lines(kept))
                 index.write_batch(kept.select(index_schema.names))
-                rows += kept.num_rows
-        return rows
+                return kept.num_rows
+
+            yield add
+
+
+def chat_lines(batch: pa.RecordBatch) -> Lines:
+    """A line per row, each of which has a prompt."""
+    if batch.column("target").null_count == batch.num_rows:
+        return messages_of(batch, lambda one: _line(one) + b"]}\n")
+    answers = texts_of(batch.column("target"), lambda one: b',{"role":"assistant","content":' + one + b"}")
+    return joined(messages_of(batch, _line), answers, "]}\n")
+
+
+def _line(messages: list[dict[str, str]]) -> bytes:
+    return b'{"messages":' + orjson.dumps(messages)[:-1]

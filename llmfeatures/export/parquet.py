@@ -4,27 +4,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmfeatures.errors import RequestError
+from llmfeatures.export.writing import RowExporter
 from llmfeatures.files import replacing
 
 
-class ParquetExporter:
+class ParquetExporter(RowExporter):
     """Writes the canonical rows as they are. The file's metadata carries the format number."""
 
-    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-        """As `Exporter.write`."""
-        rows = 0
+    @contextmanager
+    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
+        """As `RowExporter.opened`."""
         with replacing(path) as part, parquet_writer(part, schema) as writer:
-            for batch in batches:
+
+            def add(batch: pa.RecordBatch) -> int:
                 writer.write_batch(batch)
-                rows += batch.num_rows
-        return rows
+                return batch.num_rows
+
+            yield add
 
 
 def parquet_writer(part: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -23,6 +23,7 @@ from jinja2 import (
 from jinja2.ext import do, loopcontrols
 from jinja2.lexer import TokenStream
 from jinja2.nodes import EvalContext
+from jinja2.nodes import Template as Tree
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
@@ -47,6 +48,7 @@ from llmfeatures.prompts.runtime import (
     stripped,
 )
 from llmfeatures.prompts.sandbox import OPERATORS, ValueFormatter, allowed_attributes, bounded_method, check_operands
+from llmfeatures.prompts.spans import SpannedMessage, split
 from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column
 
 __all__ = ["Compiled", "Message", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
@@ -309,6 +311,25 @@ class Compiled:
 
     def _from_segments(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         return tuple([Message(role, "".join([part.text for part in parts])) for role, parts in self.segments(values)])
+
+    @cached_property
+    def spans(self) -> tuple[SpannedMessage, ...] | None:
+        """The messages cut into parts that can be rendered apart; None where that cannot be done."""
+        own = self._environment.with_loader(cast("BaseLoader", self._environment.loader))
+
+        def compiled(stretch: Tree) -> tuple[Any, list[Use]]:
+            stretch.set_environment(own)
+            code = own.compile(stretch, self.name, self.path)
+            template = own.template_class.from_code(own, code, own.make_globals(None))
+
+            def root(values: Mapping[str, Any]) -> str:
+                context = PromptRuntimeContext(own, {**self._globals, **values}, template.name, template.blocks)
+                return str(own.concat(template.root_render_func(context)))  # pyright: ignore[reportArgumentType]
+
+            uses = [use for use in own.analyses[self.name].uses if use.name not in self._globals]
+            return root, uses
+
+        return split(own.parse(self.body, self.name, self.path), compiled, uses_messages=self.uses_messages)
 
     @cached_property
     def _pieces(self) -> Template:

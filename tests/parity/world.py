@@ -112,6 +112,10 @@ def worlds(draw: st.DrawFn) -> World:
         ttl = draw(st.sampled_from(TTLS))
         views.append({**view, "ttl": ttl} if ttl else view)
         names += [(name, dtype) for name, dtype in features]
+    computed = _computed(views) if draw(st.booleans()) else []
+    if computed and draw(st.booleans()):
+        names = names[1:]  # read by an on-demand feature alone
+    names += [(one["name"], one["dtype"]) for one in computed]
     edges = _offsets([view.get("ttl") for view in views] + [max_age])
     at = draw(st.sampled_from([30, 30, 30, *moments])) + draw(st.sampled_from([0, *edges]))
     before = draw(st.sampled_from([moment for moment in (*moments, at - 1, at) if moment <= at]))
@@ -122,16 +126,36 @@ def worlds(draw: st.DrawFn) -> World:
     parameters = {key: dtype for entity in used.values() for key, dtype in entity["join_keys"].items()}
     entity_keys = [
         {name: draw(_key(dtype, [*pool, "nobody"])) for name, dtype in parameters.items()}
+        | {"hour": draw(st.integers(0, 9))}
         for _ in range(draw(st.integers(1, 6)))
     ]
     return World(
-        registry={"entities": entities, "views": views},
+        registry={"entities": entities, "views": views, "on_demand": computed},
         tables={name: _table(*history) for name, history in histories.items()},
         template=draw(_template(names, parameters, max_age)),
         entity_keys=entity_keys,
         before=START + before * US,
         at=START + at * US,
     )
+
+
+def _computed(views: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The on-demand features that can be had of these views."""
+    entity = views[0]["entity"]
+    place = "tests.parity.computed"
+    made: list[dict[str, Any]] = [
+        {"name": "written", "dtype": "str", "function": f"{place}:written"},
+        {
+            "name": "doubled",
+            "dtype": "int",
+            "function": f"{place}:doubled",
+            "inputs": {"hour": "int"},
+            "vectorized": True,
+        },
+    ]
+    if len(views) > 1 and views[1]["entity"] == entity:
+        made.append({"name": "both", "dtype": "int", "function": f"{place}:both", "inputs": {"hour": "int"}})
+    return [{**one, "entity": entity} for one in made]
 
 
 def _key(dtype: str, pool: list[str]) -> st.SearchStrategy[Any]:

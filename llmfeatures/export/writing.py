@@ -1,0 +1,140 @@
+# pyarrow has no types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
+"""Writing rows: the format a file's name means, and the files of a split by entity."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from pyarrow import compute
+
+from llmfeatures.errors import RequestError
+from llmfeatures.ports import Exporter
+from llmfeatures.types import text
+
+pc: Any = compute
+_FORMATS = {".jsonl": "chat", ".jsonl.gz": "chat", ".jsonl.zst": "chat", ".parquet": "parquet"}
+_SHARE = "a split is name=share, as in train=0.8,test=0.2; shares are above 0 and sum to 1"
+
+
+class RowExporter(ABC):
+    """A format, written batch by batch."""
+
+    @abstractmethod
+    def opened(self, schema: pa.Schema, path: Path) -> AbstractContextManager[Callable[[pa.RecordBatch], int]]:
+        """A function that writes a batch and returns how many rows it wrote; the file is there when the block ends
+        well, and not at all when it does not."""
+
+    def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
+        """As `Exporter.write`."""
+        with self.opened(schema, path) as add:
+            return sum(add(batch) for batch in batches)
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's suffix means.
+
+    Raises:
+        RequestError: it means none.
+    """
+    for suffix, name in _FORMATS.items():
+        if path.name.endswith(suffix):
+            return name
+    raise RequestError(f"{path.name} does not say its format; end it in .parquet or .jsonl, or give a format")
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """A file's name without its suffix, and the suffix, ``.jsonl.gz`` and ``.jsonl.zst`` as one."""
+    if path.suffix in {".gz", ".zst"}:
+        inner = path.with_suffix("")
+        return inner.stem, inner.suffix + path.suffix
+    return path.stem, path.suffix
+
+
+def shares(split: str | Mapping[str, float]) -> dict[str, float]:
+    """The shares of a split by name, from a mapping or from text such as ``train=0.8,test=0.2``.
+
+    Raises:
+        RequestError: it names a part twice, or the shares are not above 0 with a sum of 1.
+    """
+    pairs = [one.partition("=")[::2] for one in split.split(",")] if isinstance(split, str) else list(split.items())
+    made: dict[str, float] = {}
+    for written, share in pairs:
+        name = written.strip()
+        try:
+            number = float(share)
+        except (TypeError, ValueError):
+            raise RequestError(f"split: {name!r} has no number for a share; {_SHARE}") from None
+        if not name.isidentifier() or name == "index" or name in made:
+            raise RequestError(f"split: {name!r} is no name for a part, or is there twice; {_SHARE}")
+        if not 0 < number <= 1:
+            raise RequestError(f"split: the share of {name!r} is {number}; {_SHARE}")
+        made[name] = number
+    if not math.isclose(sum(made.values()), 1, abs_tol=1e-9):
+        raise RequestError(f"split: the shares sum to {sum(made.values()):g}; {_SHARE}")
+    return made
+
+
+def part_paths(path: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Where each part of a split goes: ``out.jsonl.gz`` gives ``out.train.jsonl.gz``."""
+    stem, suffix = suffixes(path)
+    return {name: path.with_name(f"{stem}.{name}{suffix}") for name in names}
+
+
+def write_parts(
+    exporter: Exporter,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    *,
+    split: Mapping[str, float],
+    seed: int,
+    keys: Sequence[str],
+) -> int:
+    """Write each row to the file of its part, and return how many rows were written.
+
+    The part depends on ``seed`` and the row's join keys ``keys`` alone, so an entity is in the same one for any spine.
+
+    Raises:
+        RequestError: there are no join keys to split by.
+    """
+    if not keys:
+        raise RequestError("split: the prompt has no join key to split by; leave the split out")
+    paths = part_paths(path, split)
+    with ExitStack() as files:
+        adds = [files.enter_context(exporter.opened(schema, paths[name])) for name in split]
+        return sum(_add(adds, batch, _parts(batch, split, seed, keys)) for batch in batches)
+
+
+def _add(adds: Sequence[Callable[[pa.RecordBatch], int]], batch: pa.RecordBatch, parts: Any) -> int:
+    return sum(add(batch.filter(pc.equal(parts, number))) for number, add in enumerate(adds))
+
+
+def _parts(batch: pa.RecordBatch, split: Mapping[str, float], seed: int, keys: Sequence[str]) -> Any:
+    entity = batch.column("entity")
+    columns = [pc.struct_field(entity, key).to_pylist() for key in keys]
+    known: dict[tuple[Any, ...], int] = {}
+    made: list[int] = []
+    for key in zip(*columns, strict=True):
+        if key not in known:
+            known[key] = _part(key, list(split.values()), seed)
+        made.append(known[key])
+    return pa.array(made, pa.int32())
+
+
+def _part(key: tuple[Any, ...], bounds: Sequence[float], seed: int) -> int:
+    written = orjson.dumps([seed, *(None if one is None else text(one) for one in key)])
+    point = int.from_bytes(sha256(written).digest()[:8], "big") / 2**64
+    for number, share in enumerate(bounds[:-1]):
+        if point < share:
+            return number
+        point -= share
+    return len(bounds) - 1
