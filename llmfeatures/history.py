@@ -249,6 +249,8 @@ class History:
         for one in part_paths(place, parts).values() if parts else (place,):
             if isinstance(self._spine, (str, Path)) and one.exists() and one.samefile(self._spine):
                 raise RequestError(f"{one} is the spine itself; write to another file")
+        if report is not None and not Path(report).parent.is_dir():
+            raise RequestError(f"cannot write {report}: there is no such folder; make it, or give another")
         page = None if report is None else Report(self.plan, spine_name=self._spine_name(), clock=self.clock)
         schema = self.schema
         rows = self if page is None else reported(self, page)

@@ -75,6 +75,8 @@ _verb(
     history.history,
     "history recommender --spine requests.parquet --out evals.jsonl",
     "history recommender --spine requests.csv --out evals.parquet --clock event",
+    "history recommender --users 200 --every 1d --since 30d --label last_genre@+7d --out evals.parquet",
+    "history recommender --spine requests.parquet --out evals.jsonl --format promptfoo --split train=0.8,test=0.2",
 )
 
 

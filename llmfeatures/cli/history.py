@@ -68,6 +68,12 @@ StratifyOption = Annotated[
     str | None,
     typer.Option("--stratify", metavar="COLUMN", help="With --sample: each value of a column in its share."),
 ]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split", metavar="NAME=SHARE,…", help="A file per part, no user in two of them: train=0.8,test=0.2."
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Of every random choice.")]
 WithoutOption = Annotated[
     list[str] | None,
@@ -75,13 +81,15 @@ WithoutOption = Annotated[
         "--without", metavar="FEATURE", help="Each prompt a second time as if the feature were missing; repeatable."
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write; .parquet or .jsonl.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Where to write; .parquet, .jsonl, .jsonl.gz, .jsonl.zst.")
+]
 FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="parquet or chat; the default is what --out ends in.",
+        help="parquet, chat, promptfoo, inspect, hf, langfuse or mlflow; the default is what --out ends in.",
     ),
 ]
 ReportOption = Annotated[
@@ -102,6 +110,7 @@ def history(
     label: LabelOption = None,
     sample: SampleOption = None,
     stratify: StratifyOption = None,
+    split: SplitOption = None,
     seed: SeedOption = 0,
     without: WithoutOption = None,
     out: OutOption = None,
@@ -152,11 +161,11 @@ def history(
         _explain(made.explain(), as_json=as_json)
         return
     with _rows_done(made):
-        summary = made.write(out, format, report=report)
+        summary = made.write(out, format, split=split, seed=seed, report=report)
     if as_json:
         terminal.write_json({"out": str(out), **summary_json(summary)})
     else:
-        show_summary(out, summary)
+        show_summary(f"the parts of {out}" if split else str(out), summary)
         if report is not None:
             terminal.note(f"a page about them in {report}")
     if summary.errors and not allow_errors:
@@ -184,7 +193,7 @@ def summary_json(summary: HistorySummary) -> dict[str, Any]:
     return {**asdict(summary), "statuses": {name: dict(counts) for name, counts in summary.statuses.items()}}
 
 
-def show_summary(out: Path, summary: HistorySummary) -> None:
+def show_summary(out: str, summary: HistorySummary) -> None:
     """The counts, as notes."""
     terminal.note(f"{counted(summary.rows - summary.errors, 'prompt')} of {counted(summary.rows, 'row')} in {out}")
     for name, counts in summary.statuses.items():
