@@ -25,6 +25,7 @@ from llmfeatures.ports import ClockName, Exporter, Joined, JoinStep, OfflineStor
 from llmfeatures.prompts.file import ABSENT
 from llmfeatures.report import Report, reported
 from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
+from llmfeatures.sample import known_rows
 from llmfeatures.types import DType, text
 
 pc: Any = compute
@@ -209,6 +210,12 @@ class History:
         """All rows as one table."""
         schema = self.schema
         return pa.Table.from_batches(self, schema)
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there will be, where the spine tells before it is read."""
+        rows = known_rows(self._spine)
+        return None if rows is None else rows * (1 + len(self.without))
 
     def explain(self) -> tuple[JoinStep, ...]:
         """How the join behind the rows would go: its strategies, and why. See `OfflineStore.explain`."""

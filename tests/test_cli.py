@@ -673,3 +673,18 @@ def test_the_repository_is_a_project_too(cli: Cli, tmp_path: Path) -> None:
     ran = cli("check", "--project", tmp_path)
     assert ran.code == 0
     assert "checked 3 views, 2 prompts: 0 errors" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("rows", "total", "seconds", "said"),
+    [
+        (0, None, 0.0, "joining"),
+        (0, 1_200, 3.0, "joining 1,200 rows"),
+        (500, None, 2.0, "500 rows, 250 rows/s"),
+        (500, 1_500, 2.0, "500 of 1,500 rows, 250 rows/s, 0:00:04 left"),
+    ],
+)
+def test_progress_of_a_history(rows: int, total: int | None, seconds: float, said: str) -> None:
+    from llmfeatures.cli.history import progress_text
+
+    assert progress_text(rows, total, seconds) == said

@@ -285,3 +285,22 @@ def test_a_spine_that_can_be_read_once_says_so_when_it_was(project: Project) -> 
     assert history.read_all().num_rows == 7
     with pytest.raises(SpineError, match="once only"):
         history.read_all()
+
+
+@pytest.mark.parametrize("kind", ["table", "list", "columns", "parquet", "csv", "reader"])
+def test_the_total_is_known_where_the_spine_tells_it(project: Project, tmp_path: Path, kind: str) -> None:
+    table = spine()
+    pq.write_table(table, tmp_path / "s.parquet")
+    (tmp_path / "s.csv").write_text("user_id,event_timestamp\na,2026-05-01T00:00Z\n")
+    spines: dict[str, Any] = {
+        "table": table,
+        "list": table.to_pylist(),
+        "columns": table.to_pydict(),
+        "parquet": tmp_path / "s.parquet",
+        "csv": tmp_path / "s.csv",
+        "reader": table.to_reader(),
+    }
+    history = project.history("home", spines[kind], without="segment")
+    assert history.total == (None if kind in ("csv", "reader") else 14)
+    if history.total is not None:
+        assert history.read_all().num_rows == history.total

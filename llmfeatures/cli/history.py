@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,16 +207,28 @@ def show_summary(out: str, summary: HistorySummary) -> None:
 
 @contextmanager
 def _rows_done(made: History) -> Generator[None]:
-    """The rows done so far, on a terminal, until the block ends."""
+    """The rows done so far, their rate and the time left, on a terminal, until the block ends."""
     from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
     from rich.text import Text
 
+    total = made.total
+
     class RowsColumn(ProgressColumn):
-        def render(self, task: Task) -> Text:  # noqa: ARG002
-            return Text(f"{made.summary.rows:,} rows")
+        def render(self, task: Task) -> Text:
+            return Text(progress_text(made.summary.rows, total, task.elapsed or 0.0))
 
     err = terminal.console(stderr=True)
     columns = (SpinnerColumn(), RowsColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         bar.add_task("history", total=None)
         yield
+
+
+def progress_text(rows: int, total: int | None, seconds: float) -> str:
+    """How far a history is: rows, of how many, how fast, and the time left where both are known."""
+    if not rows or not seconds:
+        return "joining" if total is None else f"joining {total:,} rows"
+    rate = rows / seconds
+    done = f"{rows:,} rows" if total is None else f"{rows:,} of {total:,} rows"
+    left = "" if total is None else f", {timedelta(seconds=round(max(0, total - rows) / rate))} left"
+    return f"{done}, {rate:,.0f} rows/s{left}"

@@ -1,4 +1,4 @@
-"""Online between two grid points, an aggregated view is what the rule says, however many runs came before."""
+"""Between two grid points, an aggregated view is what the rule says, online and in history, after any runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,13 @@ def _written(view: FeatureView) -> dict[str, object]:
     }
 
 
+def _prompt(names: list[str]) -> str:
+    """A prompt that prints every feature."""
+    policies = "".join(f"  {name}: {{on_missing: none}}\n" for name in names)
+    printed = "".join(f"{{% if {one} is none %}}-{{% else %}}{{{{ {one} }}}}{{% endif %}}; " for one in names)
+    return f"---\nfeatures:\n{policies}---\nAll: {printed}"
+
+
 @settings(max_examples=40, deadline=None)
 @given(views(), ROWS, st.lists(st.integers(0, 45), min_size=1, max_size=4), st.integers(0, 6), st.data())
 def test_online_is_the_rule_within_the_cadence_of_the_last_run(
@@ -60,6 +68,7 @@ def test_online_is_the_rule_within_the_cadence_of_the_last_run(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "prompts").mkdir()
+        (root / "prompts" / "all.prompt.j2").write_text(_prompt([one.name for one in view.features]))
         (root / "features.yaml").write_text(yaml.safe_dump(_written(view)))
         (root / "llmfeatures.toml").write_text(
             '[project]\nname = "p"\nregistry = "features.yaml"\n[online]\nurl = "sqlite"\n'
@@ -78,4 +87,13 @@ def test_online_is_the_rule_within_the_cadence_of_the_last_run(
             expected = aggregated(view, COLUMNS, of_key(view, rows, key), at, "known")
             assert tuple(row[name].value for name in names) == expected.values
             assert all((row[name].status == "missing") == (expected.event is None) for name in names)
+            builder = project.builder()
+            online = builder.build_context("all", user_id=key)
+            rebuilt = builder.build_context("all", user_id=key, as_of=clock[0])
+            assert online.messages == rebuilt.messages
+            assert online.features == rebuilt.features
+        moments = pa.array([clock[0]] * 2, pa.timestamp("us", "UTC"))
+        history = project.history("all", pa.table({KEY: ["a", "b"], "event_timestamp": moments})).read_all()
+        prompts = [builder.build_context("all", user_id=key).prompt_id for key in ("a", "b")]
+        assert history.column("prompt_id").to_pylist() == prompts
         project.close()
