@@ -109,7 +109,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["LLMFEATURES_OFFLINE_MEMORY_LIMIT"] = options.memory_limit
     needed = ["jinja2", "pandas"] if options.side == "history_by_hand" else []
-    for module in ["duckdb", "pyarrow", *(["llmfeatures.project"] if options.side.endswith("ours") else needed)]:
+    ours = ["llmfeatures.project", "llmfeatures.history", "llmfeatures.offline.duckdb", "pyarrow.parquet"]
+    for module in ["duckdb", "pyarrow", *(ours if options.side.endswith("ours") else needed)]:
         importlib.import_module(module)  # before the clock starts
     start = time.perf_counter()
     rows = SIDES[options.side](options)
