@@ -304,3 +304,17 @@ def test_the_total_is_known_where_the_spine_tells_it(project: Project, tmp_path:
     assert history.total == (None if kind in ("csv", "reader") else 14)
     if history.total is not None:
         assert history.read_all().num_rows == history.total
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl"])
+def test_a_write_that_fails_behind_is_raised_and_leaves_nothing(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    before = set(tmp_path.iterdir())
+    with pytest.raises((OSError, RequestError), match="No space left"):
+        project.history("home", spine()).write(tmp_path / name)
+    assert {one for one in tmp_path.iterdir() if one.suffix in (".parquet", ".jsonl", ".part")} <= before

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 
 from llmfeatures.export.lines import Lines, joined, messages_of, text_file, texts_of, with_prompt
-from llmfeatures.export.parquet import parquet_writer
+from llmfeatures.export.parquet import behind, parquet_writer
 from llmfeatures.export.writing import RowExporter, suffixes
 from llmfeatures.files import replacing
 
@@ -30,13 +30,14 @@ class ChatExporter(RowExporter):
             replacing(index_path) as index_part,
             replacing(path) as part,
             parquet_writer(index_part, index_schema) as index,
+            behind(index.write_batch) as write_index,
             text_file(part, path) as write,
         ):
 
             def add(batch: pa.RecordBatch) -> int:
                 kept = with_prompt(batch)
+                write_index(kept.select(index_schema.names))
                 write(chat_lines(kept))
-                index.write_batch(kept.select(index_schema.names))
                 return kept.num_rows
 
             yield add

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from llmfeatures.errors import RequestError
 from llmfeatures.export.writing import RowExporter
 from llmfeatures.files import replacing
 
+_BEHIND = 2
+"""How many batches may wait to be written."""
+
 
 class ParquetExporter(RowExporter):
     """Writes the canonical rows as they are. The file's metadata carries the format number."""
@@ -22,13 +27,30 @@ class ParquetExporter(RowExporter):
     @contextmanager
     def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
         """As `RowExporter.opened`."""
-        with replacing(path) as part, parquet_writer(part, schema) as writer:
+        with replacing(path) as part, parquet_writer(part, schema) as writer, behind(writer.write_batch) as write:
 
             def add(batch: pa.RecordBatch) -> int:
-                writer.write_batch(batch)
+                write(batch)
                 return batch.num_rows
 
             yield add
+
+
+@contextmanager
+def behind(write: Callable[[pa.RecordBatch], None]) -> Generator[Callable[[pa.RecordBatch], None], None, None]:
+    """``write`` on a thread of its own, in order and a few batches behind: encoding Parquet needs no interpreter. What
+    it raises is raised by a later call, or at the end."""
+    with ThreadPoolExecutor(1, "llmfeatures-write") as pool:
+        pending: deque[Future[None]] = deque()
+
+        def add(batch: pa.RecordBatch) -> None:
+            while len(pending) > _BEHIND or (pending and pending[0].done()):
+                pending.popleft().result()
+            pending.append(pool.submit(write, batch))
+
+        yield add
+        while pending:
+            pending.popleft().result()
 
 
 def parquet_writer(part: Path, schema: pa.Schema) -> pq.ParquetWriter:
