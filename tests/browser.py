@@ -37,8 +37,6 @@ def chromium_path() -> str:
 def browser() -> Iterator[Any]:
     """A running Chromium, as Playwright's synchronous ``Browser``."""
     path = chromium_path()
-    if os.environ.get(REQUIRED) != "required":
-        pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
