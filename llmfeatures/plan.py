@@ -77,6 +77,7 @@ class FeaturePlan:
     """The features of a call: how to read them online, and the lookups that join them in history."""
 
     roles: tuple[Role, ...]
+    """Of the stored features, then those of on-demand features alone: these have no ``fields``."""
     refs: tuple[FeatureRef, ...]
     parameters: Mapping[str, DType]
     lookups: tuple[Lookup, ...]
@@ -165,9 +166,11 @@ class FeaturePlan:
         for row in rows:
             place: list[int] = []
             for key, names in zip(row, self.fields, strict=True):
-                place.append(-1 if key is None else len(reads))
-                if key is not None:
-                    reads.append(Read(key, names))
+                if key is None or not names:
+                    place.append(-1)
+                    continue
+                place.append(len(reads))
+                reads.append(Read(key, names))
             places.append(place)
         answers: list[list[str | None]] = []
         meta: Meta | None = None
@@ -219,11 +222,11 @@ def _from_answer(
     return FeatureValue(value, "null" if value is None else "present", event)
 
 
-def plan_features(refs: Sequence[FeatureRef]) -> FeaturePlan:
-    """The plan that reads these features, in this order."""
+def plan_features(refs: Sequence[FeatureRef], further: Sequence[Role] = ()) -> FeaturePlan:
+    """The plan that reads these features, in this order. ``further`` roles take part whether one is theirs or not."""
     roles: dict[str, Role] = {}
-    for ref in refs:
-        roles.setdefault(ref.role.name, ref.role)
+    for role in (*(ref.role for ref in refs), *further):
+        roles.setdefault(role.name, role)
     ordered = tuple(roles.values())
     fields: list[dict[str, int]] = [{} for _ in ordered]
     lookups: dict[tuple[str, str], list[str]] = {}
@@ -291,15 +294,11 @@ def plan_named(
             computed.append(
                 ComputedRef(name=name, role=role, on_demand=found.feature, arguments=arguments, policy=policy)
             )
-    plan = plan_features(refs)
-    parameters = dict(plan.parameters)
-    for one in computed:
-        parameters.update(zip(one.role.parameters, one.role.entity.join_keys.values(), strict=True))
+    plan = plan_features(refs, [one.role for one in computed])
     place = {one.name: index for index, one in enumerate((*plan.refs, *computed))}
     return replace(
         plan,
         computed=tuple(computed),
-        parameters=parameters,
         asked=tuple(place[name] for name, _, _ in named),
     )
 

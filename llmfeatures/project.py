@@ -227,7 +227,8 @@ class Project:
             every: the time from one moment to the next, which are its multiples since 1970-01-01T00:00Z.
             since: how far back from ``until`` the moments go.
             until: the end; None is now.
-            where: one SQL expression over join keys, ``event_timestamp`` and features as of the moment.
+            where: one SQL expression over join keys, ``event_timestamp`` and features as of the moment; on-demand ones
+                take the prompt's inputs.
             inputs: values for the prompt's inputs, the same in every row.
             seed: another one draws other users.
             clock: which values ``where`` sees: ``known`` or ``event``.
@@ -243,7 +244,7 @@ class Project:
         return sampled_spine(
             self.offline,
             plan,
-            [view for role in plan.features.roles for view in self.registry.views_of(role.entity)],
+            self.registry,
             until=self.clock() if until is None else moment("until", until),
             users=users,
             every=every,

@@ -63,7 +63,10 @@ def sampled(
 
 def _check(schema: pa.Schema, name: str) -> None:
     if schema.names.count(name) != 1:
-        raise SpineError(f"the spine has no one column {name!r} to stratify by{did_you_mean(name, schema.names)}")
+        raise SpineError(
+            f"the spine has no one column {name!r} to stratify by; a feature is one once get_historical_features has "
+            f"added it{did_you_mean(name, schema.names)}"
+        )
     if pa.types.is_nested(schema.field(name).type):
         raise SpineError(f"the spine's column {name!r} holds lists or structs; stratify by a column of plain values")
 

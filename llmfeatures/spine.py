@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 from pyarrow import compute
@@ -19,10 +19,11 @@ from pyarrow import compute
 from llmfeatures import codec, columns
 from llmfeatures.clock import duration_text, from_microseconds, iso, microseconds, parse_duration
 from llmfeatures.errors import ConfigError, RequestError, SourceError, SpineError, did_you_mean
-from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan, Role, feature_ref, plan_features, role_of
+from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan, Role, feature_ref, plan_features, plan_named, role_of
 from llmfeatures.ports import ClockName, Joined, OfflineStore
 from llmfeatures.prompts.file import Policy
-from llmfeatures.registry import Found, Registry
+from llmfeatures.registry import Found, FoundOnDemand, Registry
+from llmfeatures.rows import computed_columns, settled_columns
 from llmfeatures.sample import sampled
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType, text
@@ -46,7 +47,7 @@ _LABEL_AT = "__label_at"
 def sampled_spine(
     offline: OfflineStore,
     plan: PromptPlan,
-    views: Sequence[FeatureView],
+    registry: Registry,
     *,
     until: datetime,
     users: int | None = None,
@@ -67,14 +68,15 @@ def sampled_spine(
     Args:
         offline: where the history is.
         plan: the prompt; it has exactly one entity.
-        views: all views of that entity; their events say who there is, and since when.
+        registry: what is known of that entity; the events of all its views say who there is, and since when.
         until: an aware moment.
         users: how many; those whose ``(seed, entity key)`` has the least SHA-256, so that more users contain the fewer.
             None is all.
         every: the time from one moment to the next.
         since: how far back the moments go.
         where: one SQL expression over join keys, ``event_timestamp`` and the entity's features as of the moment (null
-            where not present). Only rows that satisfy it are kept, and only users that have one are counted.
+            where not present), on-demand ones too, if each of their inputs is one of the prompt's. Only rows that
+            satisfy it are kept, and only users that have one are counted.
         inputs: values for the prompt's inputs, the same in every row. Those with a default may be left out.
         seed: another one draws other users.
         clock: which values ``where`` sees.
@@ -86,9 +88,11 @@ def sampled_spine(
     role = _one_role(plan)
     if users is not None:
         _count("users", users)
-    given = _inputs(plan, inputs or {})
+    bound = _inputs(plan, inputs or {})
+    given = {name: value for name, value in bound.items() if name in (inputs or {})}
+    views = registry.views_of(role.entity)
     moments = _moments(_span("every", every), _span("since", since), until)
-    condition = None if where is None else _Condition.of(where, role, views)
+    condition = None if where is None else _Condition.of(where, role, registry, plan, bound)
     listed = _listed(offline, views, role, from_microseconds(moments[-1]), seed, users if where is None else None)
     if not listed.num_rows:
         raise RequestError(
@@ -135,12 +139,11 @@ def _span(name: str, value: timedelta | str) -> int:
 
 
 def _inputs(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical values of the given inputs."""
+    """The canonical values of the inputs, with the defaults of those that are not given."""
     for name in given:
         if name not in plan.inputs:
             raise RequestError(f"prompt {plan.name!r} has no input {name!r}{did_you_mean(name, plan.inputs)}")
-    bound = plan.bind_inputs(given)
-    return {name: bound[name] for name in plan.inputs if name in given}
+    return plan.bind_inputs(given)
 
 
 def _constant(dtype: DType, value: Any, rows: int) -> pa.Array[Any]:
@@ -219,44 +222,87 @@ def _bounded(pieces: Iterable[pa.Table]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Condition:
-    """A condition and the features that it reads."""
+    """A condition, the features that it reads, and the prompt's inputs that those of them on demand take."""
 
     where: Where
     role: Role
     plan: FeaturePlan
+    inputs: Mapping[str, Any]
 
     @classmethod
-    def of(cls, written: str, role: Role, views: Sequence[FeatureView]) -> _Condition:
+    def of(cls, written: str, role: Role, registry: Registry, prompt: PromptPlan, inputs: Mapping[str, Any]) -> Self:
         """Read a condition and find its names."""
         where = parse_where(written)
-        features = {one.name: Found(view, one) for view in views for one in view.features}
+        features: dict[str, Found | FoundOnDemand] = {
+            one.name: Found(view, one) for view in registry.views_of(role.entity) for one in view.features
+        }
+        features |= {one.name: FoundOnDemand(one) for one in registry.on_demand_of(role.entity)}
         own = (*role.parameters, EVENT_TIMESTAMP)
-        refs: dict[str, FeatureRef] = {}
+        named: dict[str, Found | FoundOnDemand] = {}
         for parts in where.names:
             name = parts[1] if parts[:-1] == (role.name,) else parts[0]
             if name in own:
                 continue
             if name not in features:
                 raise RequestError(f"where: unknown name {name!r}{did_you_mean(name, [*own, *features])}")
-            refs[name] = feature_ref(name, role, features[name], Policy())
-        condition = cls(where=where, role=role, plan=plan_features(list(refs.values())))
+            named[name] = features[name]
+        plan = plan_named(registry, [(name, role, found) for name, found in named.items()])
+        _check_inputs(plan, prompt)
+        condition = cls(where=where, role=role, plan=plan, inputs={name: inputs[name] for name in plan.inputs})
         keys = zip(role.parameters, role.entity.join_keys.values(), strict=True)
         empty = {name: dtype.arrow() for name, dtype in keys}
-        empty |= {EVENT_TIMESTAMP: TIMESTAMP, **{one.name: one.dtype.arrow() for one in refs.values()}}
+        empty |= {EVENT_TIMESTAMP: TIMESTAMP, **{one.name: one.dtype.arrow() for one in plan.answers}}
         where.mask(pa.table({name: pa.array([], kind) for name, kind in empty.items()}), role.name)
         return condition
 
     def kept(self, offline: OfflineStore, rows: pa.Table, clock: ClockName) -> Iterator[pa.Table]:
         """The rows that satisfy the condition."""
-        if not self.plan.refs:
+        if not self.plan.outputs:
             yield rows.filter(self.where.mask(rows, self.role.name))
             return
         for joined in offline.join(rows, self.plan.lookups, clock=clock):
             table = pa.Table.from_batches([joined.spine])
-            for index, ref in enumerate(self.plan.refs):
-                table = table.append_column(ref.name, _value(self.plan, index, joined))
+            values = self._values(joined)
+            for place in self.plan.asked:
+                table = table.append_column(self.plan.outputs[place].name, values[place])
             mask = self.where.mask(table, self.role.name)
             yield pa.Table.from_batches([joined.spine]).filter(mask)
+
+    def _values(self, joined: Joined) -> list[pa.Array[Any]]:
+        """The values of all features at the moments of a batch.
+
+        Raises:
+            RequestError: an on-demand feature cannot be computed for a row.
+        """
+        plan, rows = self.plan, joined.spine.num_rows
+        values = [_value(plan, index, joined) for index in range(len(plan.refs))]
+        if not plan.computed:
+            return values
+        given = {name: joined.spine.column(name) for name in plan.parameters}
+        given |= {name: _constant(dtype, self.inputs[name], rows) for name, dtype in plan.inputs.items()}
+        none = [name for name, value in self.inputs.items() if value is None]
+        errors: dict[int, str] = {}
+        computed = computed_columns(plan, settled_columns(plan, joined), given, joined.at, errors, none)
+        for reason in errors.values():
+            raise RequestError(f"where: {reason}")
+        return [*values, *(one.values for one in computed)]
+
+
+def _check_inputs(plan: FeaturePlan, prompt: PromptPlan) -> None:
+    """Refuse an on-demand feature that takes what the prompt is not given.
+
+    Raises:
+        RequestError: there is one.
+    """
+    for one in plan.computed:
+        for name, dtype in one.on_demand.inputs.items():
+            known = prompt.inputs.get(name)
+            if known is None or known.dtype != dtype:
+                raise RequestError(
+                    f"where: on-demand feature {one.name!r} takes the input {name!r} ({dtype}), which prompt "
+                    f"{prompt.name!r} does not take; name features that it is computed from, or declare the input in "
+                    "the prompt's header"
+                )
 
 
 def _value(plan: FeaturePlan, index: int, joined: Joined) -> pa.Array[Any]:
@@ -370,19 +416,31 @@ class Label:
         """Read ``last_genre@+7d``, or ``buyer.last_genre@+7d`` in a prompt of several roles.
 
         Raises:
-            RequestError: it is not written so, or several roles have the feature.
+            RequestError: it is not written so, several roles have the feature, or it is on demand.
             UnknownNameError: there is no such feature.
         """
         reference, ahead = parse_label(written)
         prefix, _, name = reference.rpartition(".")
         by_role = [one for one in plan.features.roles if one.name == prefix]
-        found = registry.find(f"{by_role[0].entity.name}.{name}" if by_role else reference)
+        found = registry.find_any(f"{by_role[0].entity.name}.{name}" if by_role else reference)
+        if isinstance(found, FoundOnDemand):
+            raise RequestError(_no_label(written, found))
         roles = by_role or [one for one in plan.features.roles if one.entity == found.view.entity]
         if len(roles) > 1:
             choices = " or ".join(f"{one.name}.{name}" for one in roles)
             raise RequestError(f"label {written!r}: several roles have {name!r}; write {choices}")
         role = roles[0] if roles else role_of(found.view.entity.name, found.view.entity)
         return cls(ref=feature_ref(reference, role, found, Policy()), ahead=ahead)
+
+
+def _no_label(written: str, found: FoundOnDemand) -> str:
+    feature = found.feature
+    stored = [one for one in feature.parameters if one not in (*feature.inputs, *feature.entity.join_keys, "as_of")]
+    others = f"; label a feature that it is computed from ({', '.join(stored)})" if stored else ""
+    return (
+        f"label {written!r}: {feature.name!r} is computed on demand, for the call that asks for it, so it has no value "
+        f"at another time{others}, or give the label as a column with target"
+    )
 
 
 def labelled(
@@ -483,14 +541,23 @@ class PreparedSpine:
     """A given spine with its rows drawn, its target named or its labels taken, anew at each reading.
 
     It is an Arrow stream for whoever reads it, and holds nothing. ``source`` is the given spine; ``counts`` are the
-    labels' of the last reading.
+    labels' of the last reading. ``recipe`` says what is done to the source, as JSON, and ``views`` what is read for it;
+    labels past ``now`` are null.
     """
 
     def __init__(
-        self, spine: object, read: Callable[[LabelCounts], pa.RecordBatchReader], label: Label | None = None
+        self,
+        spine: object,
+        read: Callable[[LabelCounts, datetime], pa.RecordBatchReader],
+        label: Label | None = None,
+        *,
+        now: datetime,
+        recipe: Mapping[str, Any],
     ) -> None:
         self.source = spine
         self.counts = LabelCounts()
+        self.now, self.recipe = now, recipe
+        self.views = () if label is None else (label.ref.view,)
         self._label = label
         self._once = isinstance(spine, pa.RecordBatchReader)
         self._read = read
@@ -506,7 +573,11 @@ class PreparedSpine:
             raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
         self._spent = True
         self.counts = LabelCounts()
-        return self._read(self.counts)
+        return self._read(self.counts, self.now)
+
+    def at(self, now: datetime) -> PreparedSpine:
+        """The same as of another present moment."""
+        return PreparedSpine(self.source, self._read, self._label, now=now, recipe=self.recipe)
 
     def note(self) -> str | None:
         """What there is to say of the labels once all was read: how many are null, and why. None when none is."""
@@ -546,7 +617,7 @@ def prepared(
     last = label is not None and stratify == TARGET
     stratum = target if target is not None and stratify == TARGET else stratify
 
-    def read(counts: LabelCounts) -> pa.RecordBatchReader:
+    def read(counts: LabelCounts, now: datetime) -> pa.RecordBatchReader:
         rows: Any = spine
         if sample is not None and not last:
             rows = sampled(offline, rows, rows=sample, stratify=stratum, seed=seed, dtypes=types)
@@ -558,4 +629,7 @@ def prepared(
             rows = sampled(offline, rows, rows=sample, stratify=stratum, seed=seed, dtypes=types)
         return offline.read_spine(rows, types)
 
-    return PreparedSpine(spine, read, label)
+    recipe: dict[str, Any] = {"target": target, "sample": sample, "stratify": stratify, "seed": seed, "clock": clock}
+    if label is not None:
+        recipe["label"] = [label.ref.name, label.ref.feature, str(label.ref.limit), str(label.ahead)]
+    return PreparedSpine(spine, read, label, now=now, recipe=recipe)

@@ -68,21 +68,25 @@ def _examine(project: Project, plan: FeaturePlan, entity: Entity, at: datetime, 
     ]
     read = [(row, one) for row, one in zip(rows, statuses, strict=True) if one is not None]
     best = max(read, key=lambda pair: pair[1].count("present"), default=None)
-    gaps = [pair for pair in read if set(pair[1]) != {"present"}]
+    gaps = [pair for pair in read if not {"present"}.issuperset(pair[1])]
     with_null = [pair for pair in gaps if "null" in pair[1]]
     gap = next(iter(with_null or gaps), None)
     return _Entity(
         typical=best and best[0],
-        complete=best is not None and set(best[1]) == {"present"},
+        complete=best is not None and {"present"}.issuperset(best[1]),
         gaps=gap and gap[0],
     )
 
 
 def _candidates(project: Project, plan: FeaturePlan, entity: Entity, at: datetime) -> list[tuple[Any, ...]]:
-    """Entity keys of the views that the plan reads, a bounded number, in the order of their encoded form."""
+    """Entity keys of the views that the plan reads, a bounded number, in the order of their encoded form.
+
+    Where it reads none, on-demand features alone, any view of the entity tells who there is.
+    """
     from llmfeatures import codec, columns
 
     views = {ref.view.name: ref.view for ref in plan.refs if ref.role.entity == entity}
+    views = views or {view.name: view for view in project.registry.views_of(entity)}
     keys: dict[str, tuple[Any, ...]] = {}
     names = tuple(entity.join_keys)
     for view in views.values():

@@ -5,13 +5,16 @@ and leaves a window at the first one at or after event + window. The event times
 at which an event entered or left one of the view's windows. Sums of floats are taken over the sorted values, one after
 another, so that they have the same bits in every plan. Times are microseconds since 1970 in UTC.
 
-Each distinct grid point asked of a key meets all events of the key: work grows with their product per key.
+Of a key's events, those that enter and leave between the same two points that are asked for are one class: each
+class is aggregated once, and each point aggregates classes. So work grows with events and with the square of points per
+key, not with their product.
 """
 
 # ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,10 +25,17 @@ from llmfeatures.clock import microseconds
 from llmfeatures.columns import sql_type
 from llmfeatures.offline import sql
 from llmfeatures.offline.sources import Described, describe, run, translated, untyped
+from llmfeatures.offline.strategy import size
 from llmfeatures.ports import ClockName, LatestCount, Lookup, Since
 from llmfeatures.schema import Aggregation, FeatureView
 
 _MICROSECOND = timedelta(microseconds=1)
+_NEVER = 2**62
+"""The number of a point after all."""
+_HELD = 640
+"""Memory that an event takes while its class is aggregated, times two and a half: not all memory is for that."""
+_BYTES = 64
+"""Memory that an event takes at a point where it counts: its value in a list, and in a sorted copy of that."""
 
 
 def aggregated_winners(
@@ -48,22 +58,54 @@ def aggregated_winners(
     wanted = [next(one for one in view.aggregations if one.name == name) for name in names]
     keys, asks = "_".join(["keys", *keyset]), "_".join(["asks", *keyset])
     on = sql.equal([f"k.{one}" for one in keyset], sql.names("k", len(keyset), "r"))
-    point = _floor("t", view)
+    events = _Events(view, described, wanted, ("u",))
     with translated(view, root):
-        run(con, _events("events", view, described, f"JOIN {keys} k ON {on} WHERE r.e <= k.t", ["k.u"], wanted, clock))
-        run(con, f"CREATE TEMP TABLE points AS SELECT DISTINCT u, {point} AS g FROM {asks}")
-        run(
-            con,
-            f"CREATE TEMP TABLE answers AS SELECT p.u, p.g, {_change(view)} AS changed, {_hidden(view)} AS hidden, "
-            f"{_values(wanted, described)} FROM points p JOIN events x ON x.u = p.u AND x.e <= p.g GROUP BY p.u, p.g",
-        )
+        run(con, events.table(f"JOIN {keys} k ON {on} WHERE r.e <= k.t", ["k.u"], clock))
+        run(con, _points(f"SELECT DISTINCT u, {_floor('t', view)} AS g FROM {asks}", _at_once(con)))
+        run(con, events.changes())
+        once = run(con, "SELECT coalesce(max(n), 1) = 1 FROM points")[0][0]
+        _make_classes(con, events, once=once)
+        run(con, f"CREATE TEMP TABLE answers AS {events.answers('points')} LIMIT 0")
+        for (part,) in run(con, "SELECT DISTINCT part FROM points ORDER BY part"):
+            run(con, f"INSERT INTO answers {events.answers(f'(SELECT * FROM points WHERE part = {part})')}")
         run(
             con,
             f"CREATE TEMP TABLE {table} AS SELECT q._row, a.changed AS e, a.hidden, {_present(len(wanted))} "
             f"FROM {asks} q JOIN answers a ON a.u = q.u AND a.g = {_floor('q.t', view)}",
         )
-    for one in ("events", "points", "answers"):
+    for one in ("events", "points", "changes", "classes", "answers"):
         run(con, f"DROP TABLE {one}")
+
+
+def _points(distinct: str, at_once: int) -> str:
+    """The table of the points: each key's are numbered (``n``) from 1; each ``part`` of them fits into memory."""
+    weighed = "SELECT u, count(*) AS weight FROM events GROUP BY u"
+    return (
+        "CREATE TEMP TABLE points AS "
+        "SELECT u, g, row_number() OVER (PARTITION BY u ORDER BY g) AS n, "
+        f"(sum(weight) OVER (ORDER BY u, g) // {at_once})::BIGINT AS part "
+        f"FROM ({distinct}) JOIN ({weighed}) USING (u)"
+    )
+
+
+def _make_classes(con: duckdb.DuckDBPyConnection, events: _Events, *, once: bool) -> None:
+    """The table ``classes``, in passes over the keys: what aggregates hold while they are made does not spill."""
+    count = run(con, "SELECT count(*) FROM events")[0][0]
+    passes = 1 + count * _HELD // _memory(con)
+    for number in range(passes):
+        some = f"(SELECT * FROM events WHERE hash({sql.commas(events.keys)}) % {passes} = {number})"
+        source = "events" if passes == 1 else some
+        made = events.classes(events.numbered_once(source) if once else events.numbered(source))
+        run(con, f"{'INSERT INTO classes' if number else 'CREATE TEMP TABLE classes AS'} {made}")
+
+
+def _at_once(con: duckdb.DuckDBPyConnection) -> int:
+    """How many events and points may meet in one query: lists of values are held in memory."""
+    return max(1_000_000, _memory(con) // _BYTES)
+
+
+def _memory(con: duckdb.DuckDBPyConnection) -> int:
+    return size(run(con, "SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'")[0][0])
 
 
 def count(
@@ -99,19 +141,26 @@ def latest(
     """The query of each key's row at the last grid point by ``until``, if it changed later than ``since``:
     ``k0…, e, c, v0…``. Values are of the ``wanted`` features, all unless told."""
     wanted = view.aggregations if wanted is None else wanted
-    keys = sql.names("k", len(view.entity.join_keys))
+    keys = tuple(sql.names("k", len(view.entity.join_keys)))
     point = _floored(microseconds(until), view)
+    events = _Events(view, described, wanted, keys)
     where = f"WHERE r.e <= {point} AND {sql.all_present(f'r.{one}' for one in keys)}"
-    run(con, "DROP TABLE IF EXISTS events")
-    run(con, _events("events", view, described, where, [f"r.{one}" for one in keys], wanted, "known"))
-    after = "true" if since is None else f"changed > {microseconds(since.after)}"
-    listed = sql.commas(keys, ["changed AS e", f"{sql.NONE_CREATED}::BIGINT AS c"], sql.names("v", len(wanted)))
-    aggregated = _values(wanted, described)
+    for one in ("events", "changes", "classes", "points"):
+        run(con, f"DROP TABLE IF EXISTS {one}")
+    run(con, events.table(where, [f"r.{one}" for one in keys], "known"))
+    run(con, events.changes())
+    after = "" if since is None else f" HAVING max(m) > {microseconds(since.after)}"
+    listed = sql.commas(keys)
+    run(
+        con,
+        f"CREATE TEMP TABLE points AS SELECT {listed}, {point}::BIGINT AS g, 1 AS n, max(m) AS changed "
+        f"FROM changes WHERE m <= {point} GROUP BY {listed}{after}",
+    )
+    _make_classes(con, events, once=True)
+    values = sql.names("v", len(wanted))
     return (
-        f"SELECT {listed} "
-        f"FROM (SELECT {sql.commas(f'x.{one}' for one in keys)}, {_change(view)} AS changed"
-        f"{', ' + aggregated if aggregated else ''} FROM events x JOIN (SELECT {point}::BIGINT AS g) p "
-        f"ON x.entered <= p.g GROUP BY {sql.commas(f'x.{one}' for one in keys)}) WHERE changed IS NOT NULL AND {after}"
+        f"SELECT {sql.commas(keys, ['changed AS e', f'{sql.NONE_CREATED}::BIGINT AS c'], values)} "
+        f"FROM ({events.aggregated('points')})"
     )
 
 
@@ -132,7 +181,8 @@ def _rows(view: FeatureView, described: Sequence[Described], wanted: Sequence[Ag
 
 
 def _cleaned(described: Described, column: str, feature: Aggregation) -> str:
-    """A column with floats as the canonical value has them: the double of the shortest decimal, null if not finite."""
+    """A column with floats as the canonical value has them: the double of the shortest decimal, null if not finite, and
+    no zero below zero."""
     name, held = f"_source.{sql.ident(column)}", described.types[column]
     if column in described.empty:
         dtype = feature.dtype.item or feature.dtype
@@ -140,89 +190,173 @@ def _cleaned(described: Described, column: str, feature: Aggregation) -> str:
     if not pt.is_floating(held):
         return name
     number = f"{name}::FLOAT::VARCHAR::DOUBLE" if not pt.is_float64(held) else name
-    return f"CASE WHEN isfinite({name}) THEN {number} END"
+    return f"CASE WHEN {name} = 0 THEN 0::DOUBLE WHEN isfinite({name}) THEN {number} END"
 
 
-def _events(
-    table: str,
-    view: FeatureView,
-    described: Sequence[Described],
-    kept: str,
-    keys: Sequence[str],
-    wanted: Sequence[Aggregation],
-    clock: ClockName,
-) -> str:
-    known = "greatest(r.e, r.c)" if clock == "known" else "r.e"
-    columns = [f"r.a{number}" for number, one in enumerate(wanted) if one.column is not None]
-    listed = sql.commas(keys, ["r.e", "r.c", f"{_ceil(known, view)} AS entered"], columns)
-    return f"CREATE TEMP TABLE {table} AS SELECT {listed} FROM ({_rows(view, described, wanted)}) r {kept}"
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """The statements about the events of a view, each key's apart: the columns ``keys`` name it.
+
+    The table ``events`` has ``e, c, entered``, a column ``l0…`` per window for when the event leaves it, and ``a0…``
+    per wanted aggregation that has a column. In ``classes`` times are numbers of the key's points: the first one at
+    or after the event (``h``), at or after it entered (``i``) and left (``j0…``).
+    """
+
+    view: FeatureView
+    described: Sequence[Described]
+    wanted: Sequence[Aggregation]
+    keys: tuple[str, ...]
+
+    def table(self, kept: str, keys: Sequence[str], clock: ClockName) -> str:
+        """The table ``events``, of the rows ``r`` that are ``kept``."""
+        known = "greatest(r.e, r.c)" if clock == "known" else "r.e"
+        columns = [f"{_ceil(f'(r.e + {span})', self.view)} AS l{number}" for number, span in self._bounded]
+        for number, one in enumerate(self.wanted):
+            if one.function == "count_distinct":
+                # equal values have one number
+                ranked = f"dense_rank() OVER (PARTITION BY {sql.commas(keys)} ORDER BY r.a{number})"
+                columns.append(f"CASE WHEN r.a{number} IS NOT NULL THEN {ranked} END AS a{number}")
+            elif one.column is not None:
+                columns.append(f"r.a{number}")
+        listed = sql.commas(keys, ["r.e", "r.c", f"{_ceil(known, self.view)} AS entered"], columns)
+        return (
+            f"CREATE TEMP TABLE events AS SELECT {listed} "
+            f"FROM ({_rows(self.view, self.described, self.wanted)}) r {kept}"
+        )
+
+    def changes(self) -> str:
+        """The table ``changes``: the grid points ``m`` at which an event enters or leaves one of the view's windows."""
+        listed = sql.commas(self.keys)
+        selects = [
+            f"SELECT {listed}, entered AS m FROM events"
+            if span is None
+            else f"SELECT {listed}, unnest([entered, l{number}]) AS m FROM events WHERE entered < l{number}"
+            for number, span in enumerate(_windows(self.view))
+        ]
+        return f"CREATE TEMP TABLE changes AS {' UNION ALL '.join(selects)}"
+
+    def numbered(self, events: str) -> str:
+        """The events with the numbers of the points, for keys of many points."""
+        times = {"h": "x.e", "i": "x.entered"} | {f"j{number}": f"x.l{number}" for number, _ in self._bounded}
+        joins = [
+            f"ASOF LEFT JOIN points {name} ON {self._same(name)} AND {moment} <= {name}.g"
+            for name, moment in times.items()
+        ]
+        numbers = sql.commas(f"coalesce({name}.n, {_NEVER}) AS {name}" for name in times)
+        return f"SELECT x.*, {numbers} FROM {events} x {' '.join(joins)} WHERE h.n IS NOT NULL"
+
+    def numbered_once(self, events: str) -> str:
+        """The events with the numbers of the points, where no key has more than one."""
+        times = {"i": "x.entered"} | {f"j{number}": f"x.l{number}" for number, _ in self._bounded}
+        numbers = [f"CASE WHEN {moment} <= p.g THEN 1 ELSE 2 END AS {name}" for name, moment in times.items()]
+        return (
+            f"SELECT x.*, {sql.commas(['1 AS h'], numbers)} "
+            f"FROM {events} x JOIN points p ON {self._same('p')} AND x.e <= p.g"
+        )
+
+    def classes(self, numbered: str) -> str:
+        """The rows of the table ``classes``, of the numbered events that some point may count."""
+        numbers = ["h", "i", *(f"j{number}" for number, _ in self._bounded)]
+        parts = [text for number, one in enumerate(self.wanted) for text in self._parts(one, number)]
+        by = sql.commas(self.keys, numbers)
+        return (
+            f"SELECT {sql.commas([by, f'{self._gone} AS gone'], parts)} "
+            f"FROM ({numbered}) x WHERE h < {self._gone} GROUP BY {by}"
+        )
+
+    def answers(self, points: str) -> str:
+        """What is asked of these points: ``keys, g, changed, hidden, v0…``."""
+        changed = (
+            f"SELECT p.*, c.m AS changed FROM {points} p ASOF LEFT JOIN changes c "
+            f"ON {sql.equal([f'p.{one}' for one in self.keys], [f'c.{one}' for one in self.keys])} AND p.g >= c.m"
+        )
+        return self.aggregated(f"({changed})")
+
+    def aggregated(self, points: str) -> str:
+        """The values at these points, which know when they ``changed``."""
+        values = (f"{self._value(one, number)} AS v{number}" for number, one in enumerate(self.wanted))
+        by = sql.commas((f"p.{one}" for one in self.keys), ["p.g", "p.changed"])
+        hidden = "coalesce(bool_or(p.n < x.i), false) AS hidden"
+        return (
+            f"SELECT {sql.commas([by, hidden], values)} FROM {points} p "
+            f"LEFT JOIN classes x ON {self._same('p')} AND x.h <= p.n AND p.n < x.gone GROUP BY {by}"
+        )
+
+    @property
+    def _bounded(self) -> list[tuple[int, int]]:
+        return [(number, span) for number, span in enumerate(_windows(self.view)) if span is not None]
+
+    @property
+    def _gone(self) -> str:
+        """The first point at which no window has the event."""
+        if None in _windows(self.view):
+            return str(_NEVER)
+        return f"greatest({sql.commas(f'j{number}' for number, _ in self._bounded)})"
+
+    def _same(self, table: str) -> str:
+        return sql.equal([f"x.{one}" for one in self.keys], [f"{table}.{one}" for one in self.keys])
+
+    def _parts(self, one: Aggregation, number: int) -> list[str]:
+        """What a class holds of an aggregation: ``b0…``, and the count ``n0…`` of values for a mean."""
+        column = f"x.a{number}"
+        row = f"{{'e': x.e, 'c': x.c, 'o': coalesce(to_json({column})::VARCHAR, 'null'), 'v': {column}}}"
+        match one.function:
+            case "count":
+                made = "count(*)" if one.column is None else f"count({column})"
+            case "count_distinct":
+                made = f"list(DISTINCT {column}) FILTER ({column} IS NOT NULL)"
+            case "min" | "max":
+                made = f"{one.function}({column})"
+            case "last":
+                made = f"max({row})"
+            case "last_n":
+                made = f"max({row}, {one.n}) FILTER ({column} IS NOT NULL)"
+            case _ if self._floats(one):
+                made = f"list({column}::DOUBLE) FILTER ({column} IS NOT NULL)"
+            case _:
+                made = f"sum({column})"
+        counts = [f"count({column}) AS n{number}"] if one.function == "mean" else []
+        return [f"{made} AS b{number}", *counts]
+
+    def _value(self, one: Aggregation, number: int) -> str:
+        """An aggregation of the classes that count at a point."""
+        column = f"x.b{number}"
+        counted = "p.n >= x.i"
+        if one.window is not None:
+            counted += f" AND p.n < x.j{_windows(self.view).index(one.window // _MICROSECOND)}"
+        some = f"FILTER ({counted} AND {column} IS NOT NULL)"
+        match one.function:
+            case "count":
+                return f"coalesce(sum({column}) {some}, 0)::BIGINT"
+            case "count_distinct":
+                return f"coalesce(list_unique(flatten(list({column}) {some})), 0)::BIGINT"
+            case "min" | "max":
+                return f"{one.function}({column}) {some}"
+            case "last":
+                return f"max({column}) {some}['v']"
+            case "last_n":
+                newest = f"list_sort(flatten(list({column}) {some}), 'DESC')[1:{one.n}]"
+                return f"coalesce(list_transform({newest}, lambda one: one.v), [])"
+            case _:
+                # an ordered sum may be planned without its order; a list's order is kept
+                floats = f"list_aggregate(list_sort(flatten(list({column}) {some})), 'sum')"
+                total = floats if self._floats(one) else f"sum({column}) {some}"
+                if one.function == "sum":
+                    return total
+                return f"({total})::DOUBLE / nullif(sum(x.n{number}) FILTER ({counted}), 0)"
+
+    def _floats(self, one: Aggregation) -> bool:
+        """Whether a sum is one of floats."""
+        held = (each.types[each.relation.values[one.name]] for each in self.described)
+        return (one.function == "sum" and one.dtype.kind == "float") or any(pt.is_floating(each) for each in held)
 
 
 def _windows(view: FeatureView) -> list[int | None]:
     return list(dict.fromkeys(None if one.window is None else one.window // _MICROSECOND for one in view.aggregations))
 
 
-def _change(view: FeatureView) -> str:
-    """The last grid point at which the events of one of the view's windows changed."""
-    moments: list[str] = []
-    for window in _windows(view):
-        if window is None:
-            moments.append("max(x.entered) FILTER (x.entered <= p.g)")
-        else:
-            left = _ceil(f"(x.e + {window})", view)
-            moments.append(f"max(CASE WHEN {left} <= p.g THEN {left} ELSE x.entered END) "
-                           f"FILTER (x.entered <= p.g AND x.entered < {left})")  # fmt: skip
-    return moments[0] if len(moments) == 1 else f"greatest({', '.join(moments)})"
-
-
-def _hidden(view: FeatureView) -> str:
-    within = " OR ".join("true" if one is None else f"p.g < x.e + {one}" for one in _windows(view))
-    return f"coalesce(bool_or(x.entered > p.g AND ({within})), false)"
-
-
 def _present(count: int) -> str:
     return sql.commas(f"CASE WHEN a.changed IS NOT NULL THEN a.v{number} END AS v{number}" for number in range(count))
-
-
-def _values(wanted: Sequence[Aggregation], described: Sequence[Described]) -> str:
-    return sql.commas(f"{_value(one, number, described)} AS v{number}" for number, one in enumerate(wanted))
-
-
-def _value(one: Aggregation, number: int, described: Sequence[Described]) -> str:
-    counted = "x.entered <= p.g"
-    if one.window is not None:
-        counted += f" AND x.e + {one.window // _MICROSECOND} > p.g"
-    if one.column is None:
-        return f"count(*) FILTER ({counted})"
-    column = f"x.a{number}"
-    text = f"coalesce(to_json({column})::VARCHAR, 'null')"
-    some = f"{counted} AND {column} IS NOT NULL"
-    match one.function:
-        case "count":
-            return f"count(*) FILTER ({some})"
-        case "count_distinct":
-            return f"count(DISTINCT {column}) FILTER ({some})"
-        case "min" | "max":
-            return f"{one.function}({column}) FILTER ({some})"
-        case "last":
-            return f"max({{'e': x.e, 'c': x.c, 'o': {text}, 'v': {column}}}) FILTER ({counted})['v']"
-        case "last_n":
-            listed = f"list({column} ORDER BY x.e DESC, x.c DESC, {text} DESC) FILTER ({some})"
-            return f"coalesce({listed}[1:{one.n}], [])"
-        case _:
-            total = _sum(one, column, some, described)
-            if one.function == "sum":
-                return total
-            return f"({total})::DOUBLE / nullif(count(*) FILTER ({some}), 0)"
-
-
-def _sum(one: Aggregation, column: str, some: str, described: Sequence[Described]) -> str:
-    floats = one.function == "sum" and one.dtype.kind == "float"
-    floats = floats or any(pt.is_floating(each.types[each.relation.values[one.name]]) for each in described)
-    if floats:
-        # an ordered sum may be planned without its order; a list's order is kept
-        return f"list_aggregate(list({column}::DOUBLE ORDER BY {column}) FILTER ({some}), 'sum')"
-    return f"sum({column}) FILTER ({some})"
 
 
 def _step(view: FeatureView) -> int:

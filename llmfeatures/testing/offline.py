@@ -3,6 +3,14 @@
 class TestMine(OfflineStoreTests):
     def open_store(self, root):
         return MyStore(root)
+
+A store that can be told how to join names its ways, and each is held to the same rule:
+
+class TestMine(OfflineStoreTests):
+    strategies = ("hash", "sort")
+
+    def open_store(self, root, strategy=None):
+        return MyStore(root, strategy=strategy)
 """
 
 # pyarrow has incomplete stubs
@@ -17,16 +25,18 @@ from decimal import Decimal
 from pathlib import Path
 from random import Random
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
 
+from llmfeatures import columns
 from llmfeatures.clock import from_microseconds
 from llmfeatures.errors import SourceError, SpineError
-from llmfeatures.ports import Lookup, OfflineStore
-from llmfeatures.schema import Entity, FeatureView, ParquetSource, PushSource
+from llmfeatures.ports import Joined, Lookup, OfflineStore
+from llmfeatures.schema import Aggregation, Entity, FeatureView, ParquetSource, PushSource
 from llmfeatures.testing.rule import (
+    CLOCKS,
     CREATED,
     EVENT,
     KEY,
@@ -35,9 +45,12 @@ from llmfeatures.testing.rule import (
     USER,
     Ask,
     Asks,
+    Events,
     History,
     Row,
     compare,
+    compare_aggregated,
+    compare_aggregated_latest,
     compare_latest,
     history_of,
     times,
@@ -45,6 +58,12 @@ from llmfeatures.testing.rule import (
 from llmfeatures.types import DType
 
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000}
+
+
+def _plain(batch: Joined, number: int) -> list[Any]:
+    """The rows of one lookup."""
+    found = batch.found[number]
+    return list(zip(columns.moments(found.event), *(one.to_pylist() for one in found.columns), strict=True))
 
 
 def _random(seed: int) -> Random:
@@ -84,19 +103,84 @@ class _Drawn:
         return Asks({KEY: pa.string()}, rows)
 
 
+_COLUMNS = {"n": pa.int64(), "x": pa.float32(), "s": pa.string(), "d": pa.decimal128(6, 2)}
+_AGGREGATIONS: tuple[tuple[str, str | None, str], ...] = (
+    ("count", None, "int"),
+    ("count", "x", "int"),
+    ("count_distinct", "s", "int"),
+    ("sum", "n", "int"),
+    ("sum", "x", "float"),
+    ("sum", "d", "decimal(8,2)"),
+    ("mean", "n", "float"),
+    ("mean", "x", "float"),
+    ("min", "s", "str"),
+    ("max", "d", "decimal(6,2)"),
+    ("last", "s", "str"),
+    ("last_n", "n", "list[int]"),
+)
+
+
+def _events(random: Random, *, cadence: str, windows: Sequence[str | None], created: bool) -> Events:
+    """A view with every function, each over one of these windows, and random events: many late, many at one time."""
+    features = [
+        Aggregation(
+            f"{function}{number}",
+            function,
+            column=column,
+            dtype=dtype,
+            window=windows[number % len(windows)],
+            n=2 if function == "last_n" else None,
+        )
+        for number, (function, column, dtype) in enumerate(_AGGREGATIONS)
+    ]
+    source = ParquetSource("events.parquet", created_timestamp=CREATED if created else None)
+    rows = [
+        Row(
+            (random.choice(["a", "b", "ä|", None]),),
+            random.choice([*range(25), None]),
+            random.choice([None, *range(40)]),
+            (
+                random.choice([0, 7, -1, 2**53 + 1, None]),
+                random.choice([0.1, 0.3, 2.5, -0.7, float("nan"), None]),
+                random.choice(["a", "b", "a!", "é", "", None]),
+                random.choice([Decimal("1.50"), Decimal("-0.01"), None]),
+            ),
+        )
+        for _ in range(40)
+    ]
+    return Events(FeatureView("events", USER, source, features, cadence=cadence), _COLUMNS, rows)
+
+
+@contextmanager
+def _demanded(what: str) -> Generator[None]:
+    """Say what the suite demands, whatever it was that a store did instead."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(
+            f"every OfflineStore computes views of aggregations itself; in {what} it did not. For a view whose "
+            "`aggregates` is true, `join` and `latest` give each feature as the rule has it at the last multiple of "
+            "the view's cadence: `llmfeatures.testing.rule.aggregated` is that rule in plain Python. The cause above "
+            "says what came instead"
+        ) from error
+
+
 class OfflineStoreTests:
     """What every `OfflineStore` does. Subclass it, and give `open_store`."""
 
-    def open_store(self, root: Path) -> OfflineStore:
-        """A store whose paths are relative to ``root``."""
+    strategies: ClassVar[tuple[str, ...]] = ()
+    """The ways to join that `open_store` takes as ``strategy``; none unless the store has such."""
+
+    def open_store(self, root: Path, strategy: str | None = None) -> OfflineStore:
+        """A store whose paths are relative to ``root``; with a strategy, one that joins in this way and no other."""
         raise NotImplementedError
 
     @contextmanager
-    def opened(self, root: Path, *histories: History) -> Generator[OfflineStore]:
+    def opened(self, root: Path, *histories: History | Events, strategy: str | None = None) -> Generator[OfflineStore]:
         """A store that has these histories, closed afterwards."""
         for history in histories:
             history.write(root)
-        store = self.open_store(root)
+        store = self.open_store(root) if strategy is None else self.open_store(root, strategy)
         try:
             yield store
         finally:
@@ -274,6 +358,130 @@ class OfflineStoreTests:
             assert store.check(pushed) == []
             assert list(store.latest(pushed, until=from_microseconds(START))) == []
             assert store.count_latest(pushed, until=from_microseconds(START)).eligible == 0
+
+    def test_aggregations_at_every_moment(self, tmp_path: Path) -> None:
+        """Events on, before and after points of the grid; some arrive late; windows that empty."""
+        view = FeatureView(
+            "events",
+            USER,
+            ParquetSource("events.parquet", created_timestamp=CREATED),
+            [
+                Aggregation("events", "count", window="10us"),
+                Aggregation("ever", "count"),
+                Aggregation("total", "sum", column="n", dtype="int", window="10us"),
+                Aggregation("newest", "last_n", column="n", dtype="list[int]", n=2, window="20us"),
+            ],
+            cadence="5us",
+        )
+        rows = [
+            Row(("a",), 5, None, (1,)),
+            Row(("b",), 1, 9, (4,)),
+            Row((None,), 1, None, (5,)),
+            Row(("a",), None, 1, (6,)),
+        ]
+        # of one time, the later creation is the newer, whatever the values; one arrives when its window is over
+        rows += [Row(("a",), 6, created, (value,)) for created, value in ((6, 9), (18, 3), (None, 8))]
+        rows += [Row(("c",), 1, 13, (7,)), Row(("c",), 9, 9, (7,))]
+        events = Events(view, {"n": pa.int64()}, rows)
+        short = view.model_copy(update={"features": view.features[:1]})
+        keys = ("a", "b", "c", "nobody", None)
+        asks = [Ask((key,), at) for at in range(-1, 45) for key in keys] + [Ask(("a",), None)]
+        with _demanded("join"), self.opened(tmp_path, events) as store:
+            for some in (asks, asks[:1], asks[45:50], asks[::-1]):
+                compare_aggregated(store, events, Asks({KEY: pa.string()}, some))
+                compare_aggregated(store, Events(short, events.columns, rows), Asks({KEY: pa.string()}, some))
+            compare_aggregated(store, events, Asks({KEY: pa.string()}, asks), events.lookup(features=["total", "ever"]))
+
+    @pytest.mark.parametrize("cadence", ["1us", "4us", "7us"])
+    @pytest.mark.parametrize("created", [True, False])
+    def test_every_aggregation(self, tmp_path: Path, cadence: str, created: bool) -> None:
+        random = _random(ord(cadence[0]) + created)
+        for windows in ([None], ["4us"], ["9us", None, "20us", "1us"]):
+            events = _events(random, cadence=cadence, windows=windows, created=created)
+            keys = ["a", "b", "ä|", "nobody", None]
+            asks = [Ask((random.choice(keys),), random.choice([*range(-2, 60), None])) for _ in range(60)]
+            with self.opened(tmp_path, events) as store:
+                with _demanded("check"):
+                    assert store.check(events.view) == []
+                with _demanded("join"):
+                    compare_aggregated(store, events, Asks({KEY: pa.string()}, asks))
+                    compare_aggregated(store, events, Asks({KEY: pa.string()}, [Ask((key,), 21) for key in keys]))
+                with _demanded("latest"):
+                    for until, since in ((0, None), (12, None), (23, 12), (60, 23), (60, 0), (3, 9)):
+                        compare_aggregated_latest(store, events, until, since)
+
+    def test_aggregations_beside_other_views_and_in_roles(self, tmp_path: Path) -> None:
+        events = _events(_random(3), cadence="4us", windows=["9us", None], created=True)
+        history = history_of([Row((key,), at, None, (at,)) for key in "ab" for at in range(0, 20, 3)])
+        names = {"buyer": pa.string(), "seller": pa.string()}
+        rows = [Ask((one, other), at) for one in "ab" for other in ("b", "c", None) for at in range(0, 40, 3)]
+        asks = Asks(names, rows)
+        lookups = [events.lookup({KEY: "buyer"}), history.lookup({KEY: "seller"}), events.lookup({KEY: "seller"})]
+        with _demanded("join"), self.opened(tmp_path, events, history) as store:
+            together = [
+                [one for batch in store.join(asks.table(), lookups, clock="known") for one in _plain(batch, number)]
+                for number in range(3)
+            ]
+            for lookup, found in zip(lookups, together, strict=True):
+                alone = store.join(asks.table(), [lookup], clock="known")
+                assert [one for batch in alone for one in _plain(batch, 0)] == found
+            compare_aggregated(store, events, asks, lookups[0])
+            compare_aggregated(store, events, asks, lookups[2])
+
+    def test_the_batch_history_of_a_push_source(self, tmp_path: Path) -> None:
+        written = ParquetSource("batch.parquet", created_timestamp=CREATED)
+        pushed = FeatureView("pushed", USER, PushSource(batch=written), {"watched": "int"})
+        rows = [Row((key,), at, created, (at,)) for key in "ab" for at, created in ((1, None), (3, 8), (5, 5))]
+        history = History(pushed, rows)
+        asks = Asks({KEY: pa.string()}, [Ask((key,), at) for key in ("a", "b", "c") for at in range(10)])
+        with self.opened(tmp_path, history) as store:
+            assert store.check(pushed) == []
+            compare(store, [history], asks, [history.lookup()])
+            compare_latest(store, history, 6)
+            compare_latest(store, history, 9, since=6)
+        counted = _events(_random(4), cadence="4us", windows=["9us"], created=True)
+        batch = PushSource(batch=counted.view.batch)
+        events = Events(counted.view.model_copy(update={"source": batch}), counted.columns, counted.rows)
+        with _demanded("join"), self.opened(tmp_path, events) as store:
+            compare_aggregated(store, events, asks)
+            compare_aggregated_latest(store, events, 30, 10)
+
+    def test_explain_says_how_each_view_is_joined(self, tmp_path: Path) -> None:
+        histories: list[History | Events] = [
+            *_Drawn(_random(7)).histories(),
+            _events(_random(7), cadence="4us", windows=["9us"], created=True),
+        ]
+        rows = [("a", 1), ("a", 1), ("b", 2), ("nobody", 3), (None, 4), ("b", None), ("b", 9)]
+        asks = Asks({KEY: pa.string()}, [Ask((key,), at) for key, at in rows])
+        pushed = FeatureView("pushed", USER, PushSource(), {"genre": "str"})
+        lookups = [one.lookup() for one in histories]
+        lookups.append(Lookup(view=pushed, keys={KEY: KEY}, features=("genre",)))
+        with self.opened(tmp_path, *histories) as store:
+            for clock in CLOCKS:
+                steps = store.explain(asks.table(), lookups, clock=clock)
+                assert sorted(name for step in steps for name in step.views) == sorted(one.view.name for one in lookups)
+                for step in steps:
+                    assert step.strategy
+                    assert step.reason
+                    assert (step.asks, step.keys) == (5, 3)
+                    assert step.rows >= 0
+                    assert step.passes >= (0 if step.views == ("pushed",) else 1)
+            assert store.explain(asks.table(), [], clock="known") == ()
+            with pytest.raises(SpineError, match=KEY):
+                store.explain(asks.table().drop_columns([KEY]), lookups, clock="known")
+
+    def test_every_strategy_gives_the_same(self, tmp_path: Path) -> None:
+        """Nothing to show for a store that names no strategies."""
+        for strategy in self.strategies:
+            random = _random(11)
+            drawn = _Drawn(random)
+            histories = drawn.histories()
+            events = _events(random, cadence="4us", windows=["9us", None], created=True)
+            with self.opened(tmp_path, *histories, events, strategy=strategy) as store:
+                for asks in (drawn.asks(), drawn.asks(), drawn.asks()):
+                    compare(store, histories, asks, [history.lookup() for history in histories])
+                    with _demanded(f"join, strategy {strategy!r}"):
+                        compare_aggregated(store, events, asks)
 
     def test_views_with_other_keys_and_roles(self, tmp_path: Path) -> None:
         title = Entity("title", join_keys={"title_id": "int"})

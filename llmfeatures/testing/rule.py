@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -97,14 +98,18 @@ class History:
 
     def write(self, root: Path) -> None:
         """Write the rows where the view's source looks for them."""
-        assert isinstance(self.view.source, ParquetSource)
-        pq.write_table(self.table(), root / self.view.source.path)
+        _write(self.view, self.table(), root)
 
     def lookup(self, keys: Mapping[str, str] | None = None, features: Sequence[str] | None = None) -> Lookup:
         """A lookup of the view; keys have their own names in the spine unless told."""
         own = {name: name for name in self.view.entity.join_keys}
         names = tuple(feature.name for feature in self.view.features) if features is None else tuple(features)
         return Lookup(view=self.view, keys=keys or own, features=names)
+
+
+def _write(view: FeatureView, table: Any, root: Path) -> None:
+    assert isinstance(view.batch, ParquetSource)
+    pq.write_table(table, root / view.batch.path)
 
 
 def times(counts: Sequence[int | None], held: Any) -> Any:
@@ -268,6 +273,91 @@ def history_of(rows: Sequence[Row], name: str = "activity", dtype: str = "int", 
 
 
 @dataclass(frozen=True)
+class Events:
+    """The raw events of a view of aggregations. ``columns`` are those of the rows' values, by name with the Arrow type;
+    a float of 32 bits is given as its shortest decimal."""
+
+    view: FeatureView
+    columns: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    def write(self, root: Path) -> None:
+        """Write the events where the view's source looks for them."""
+        arrays: dict[str, Any] = {
+            name: pa.array([row.keys[number] for row in self.rows], dtype.arrow())
+            for number, (name, dtype) in enumerate(self.view.entity.join_keys.items())
+        }
+        arrays[EVENT] = times([row.event for row in self.rows], MICROSECONDS)
+        arrays[CREATED] = times([row.created for row in self.rows], MICROSECONDS)
+        for number, (name, held) in enumerate(self.columns.items()):
+            arrays[name] = pa.array([row.values[number] for row in self.rows], held)
+        _write(self.view, pa.table(arrays), root)
+
+    def lookup(self, keys: Mapping[str, str] | None = None, features: Sequence[str] | None = None) -> Lookup:
+        """A lookup of the view; keys have their own names in the spine unless told."""
+        names = tuple(one.name for one in self.view.features) if features is None else tuple(features)
+        return Lookup(view=self.view, keys=keys or {name: name for name in self.view.entity.join_keys}, features=names)
+
+    def expected(self, keys: tuple[Any, ...], at: int | None, clock: ClockName) -> Aggregated:
+        """The rule for one entity key."""
+        if at is None:
+            return Aggregated(None, (None,) * len(self.view.features), hidden=False)
+        timed = self.view.batch is not None and self.view.batch.created_timestamp is not None
+        own = [
+            Row(row.keys, row.event, row.created if timed else None, tuple(map(_finite, row.values)))
+            for row in self.rows
+            if None not in keys and row.keys == keys
+        ]
+        return aggregated(self.view, tuple(self.columns), own, at, clock)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare_aggregated(store: OfflineStore, events: Events, asks: Asks, lookup: Lookup | None = None) -> None:
+    """Check a store's join of a view of aggregations against `aggregated`, under both clocks."""
+    spine, lookup = asks.table(), lookup or events.lookup()
+    places = [events.view.features.index(events.view.feature(name)) for name in lookup.features]
+    for clock in CLOCKS:
+        batches = list(store.join(spine, [lookup], clock=clock))
+        assert pa.Table.from_batches([one.spine for one in batches], schema=spine.schema).equals(spine)
+        found = [one for batch in batches for (one,) in _answers(batch, [lookup])]
+        for ask, answer in zip(asks.rows, found, strict=True):
+            given = dict(zip(asks.names, ask.keys, strict=True))
+            keys = tuple(given[lookup.keys[name]] for name in events.view.entity.join_keys)
+            one = events.expected(keys, ask.at, clock)
+            values = tuple(one.values[place] for place in places)
+            assert answer == (moment(one.event), values, False, one.hidden), (clock, ask)
+
+
+def compare_aggregated_latest(store: OfflineStore, events: Events, until: int, since: int | None = None) -> None:
+    """Check `OfflineStore.latest` and `count_latest` of a view of aggregations against `aggregated`."""
+    expected: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for keys in {row.keys for row in events.rows}:
+        one = events.expected(keys, until, "known")
+        if one.event is not None and (since is None or one.event > since):
+            expected[keys] = (moment(one.event), one.values)
+    bounds: dict[str, Any] = {"until": moment(until)}
+    if since is not None:
+        bounds["since"] = Since(after=from_microseconds(START + since))
+    found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for batch in store.latest(events.view, **bounds, batch_rows=2):
+        assert 0 < len(batch.event) <= 2
+        assert batch.created.null_count == len(batch.created)
+        features, dtypes = events.view.features, events.view.entity.join_keys.values()
+        keys = zip(
+            *(columns.python_values(one, array) for one, array in zip(dtypes, batch.keys, strict=True)), strict=True
+        )
+        values = [columns.python_values(one.dtype, array) for one, array in zip(features, batch.columns, strict=True)]
+        for key, event, row in zip(keys, columns.moments(batch.event), zip(*values, strict=True), strict=True):
+            assert key not in found
+            found[key] = (event, row)
+    assert found == expected
+    assert store.count_latest(events.view, **bounds).keys >= len(expected)
+
+
+@dataclass(frozen=True)
 class Aggregated:
     """An aggregated row: ``event`` in microseconds after `START`, None when no event has entered."""
 
@@ -278,15 +368,14 @@ class Aggregated:
 
 def aggregated(view: FeatureView, names: Sequence[str], rows: Sequence[Row], at: int, clock: ClockName) -> Aggregated:
     """The rule of aggregations, grid point by grid point. ``rows`` are one key's events; ``names`` are the columns of
-    their values, which are canonical."""
+    their values, which are canonical. Grid points at which nothing can change are passed over."""
     assert view.cadence is not None
     step = view.cadence // timedelta(microseconds=1)
     point = (START + at) // step * step - START
     windows = [None if one.window is None else one.window // timedelta(microseconds=1) for one in view.aggregations]
     dated = [row for row in rows if row.event is not None]
-    first = min((row.event for row in dated if row.event is not None), default=point)
     change, before = None, [[] for _ in windows]
-    for moment_ in range((START + first) // step * step - START, point + 1, step):
+    for moment_ in (one for one in _grid(dated, windows, step) if one <= point):
         sets = [_counted(dated, moment_, window, clock) for window in windows]
         if sets != before:
             change, before = moment_, sets
@@ -298,6 +387,13 @@ def aggregated(view: FeatureView, names: Sequence[str], rows: Sequence[Row], at:
         for one, counted in zip(view.aggregations, before, strict=True)
     )
     return Aggregated(change, values, hidden)
+
+
+def _grid(rows: Sequence[Row], windows: Sequence[int | None], step: int) -> list[int]:
+    """The grid points, in order, each the first at or after an event, its creation or the end of a window of it."""
+    moments = {moment_ for row in rows for moment_ in (row.event, row.created) if moment_ is not None}
+    moments |= {row.event + one for row in rows for one in windows if row.event is not None and one is not None}
+    return sorted({-(-(START + one) // step) * step - START for one in moments})
 
 
 def _counted(rows: Sequence[Row], point: int, window: int | None, clock: ClockName) -> list[int]:
@@ -317,7 +413,8 @@ def _aggregate(one: Aggregation, names: Sequence[str], rows: Sequence[Row]) -> A
     place = names.index(one.column)
 
     def order(row: Row) -> tuple[Any, ...]:
-        return row.event, row.created is not None, row.created or 0, json.dumps(row.values[place], default=str)
+        text = json.dumps(row.values[place], default=str, ensure_ascii=False).encode()
+        return row.event, row.created is not None, row.created or 0, text
 
     newest = [row.values[place] for row in sorted(rows, key=order, reverse=True)]
     some = [value for value in newest if value is not None]

@@ -5,22 +5,22 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmfeatures import columns
-from llmfeatures.clock import from_microseconds
+from llmfeatures.offline import aggregate
 from llmfeatures.offline.duckdb import DuckDBStore
 from llmfeatures.ports import Lookup, Since
 from llmfeatures.schema import Aggregation, FeatureView, ParquetSource
 from llmfeatures.testing.rule import (
-    CLOCKS,
     CREATED,
     EVENT,
     KEY,
@@ -29,10 +29,11 @@ from llmfeatures.testing.rule import (
     USER,
     Ask,
     Asks,
+    Events,
     Row,
-    aggregated,
+    compare_aggregated,
+    compare_aggregated_latest,
     moment,
-    times,
 )
 
 COLUMNS = ("n", "x", "s", "d")
@@ -93,85 +94,112 @@ ROWS = st.lists(
 )
 
 
-def write(root: Path, rows: list[Row]) -> None:
-    arrays = {
-        KEY: pa.array([row.keys[0] for row in rows], pa.string()),
-        EVENT: times([row.event for row in rows], MICROSECONDS),
-        CREATED: times([row.created for row in rows], MICROSECONDS),
-    }
-    for number, (name, held) in enumerate(zip(COLUMNS, HELD, strict=True)):
-        arrays[name] = pa.array([row.values[number] for row in rows], held)
-    pq.write_table(pa.table(arrays), root / "events.parquet")
+def events(view: FeatureView, rows: list[Row]) -> Events:
+    return Events(view, dict(zip(COLUMNS, HELD, strict=True)), rows)
 
 
-def of_key(view: FeatureView, rows: list[Row], key: str | None) -> list[Row]:
-    """The key's rows as the rule has them: canonical, and without created timestamp where the source has none."""
-    timed = isinstance(view.source, ParquetSource) and view.source.created_timestamp is not None
-    return [
-        Row(row.keys, row.event, row.created if timed else None, tuple(None if v != v else v for v in row.values))
-        for row in rows
-        if key is not None and row.keys == (key,)
-    ]
+ASKED = st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(-3, 60)), max_size=16)
+AT_ONCE = st.sampled_from([1, 20, 10**6])
+"""How many events and points meet in one query, and with it memory: for all, or so little that it takes many passes."""
+
+
+def check_join(view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]], at_once: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregate, "_at_once", lambda con: at_once)
+        patch.setattr(aggregate, "_memory", lambda con: 1000 * at_once)
+        events(view, rows).write(Path(folder))
+        store = DuckDBStore(Path(folder), threads=2)
+        asks = Asks({KEY: pa.string()}, [Ask((key,), at) for key, at in asked])
+        compare_aggregated(store, events(view, rows), asks)
+        store.close()
+
+
+def check_latest(view: FeatureView, rows: list[Row], until: int, since: int | None) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregate, "_memory", lambda con: 2_000)
+        events(view, rows).write(Path(folder))
+        store = DuckDBStore(Path(folder), threads=2)
+        compare_aggregated_latest(store, events(view, rows), until, since)
+        bounds = {"until": moment(until)} | ({} if since is None else {"since": Since(after=moment(since))})
+        keys = sum(len(batch.event) for batch in store.latest(view, **bounds))
+        assert store.count_latest(view, **bounds).keys == keys
+        assert store.check(view) == []
+        store.close()
 
 
 @settings(max_examples=60, deadline=None)
-@given(views(), ROWS, st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(-3, 60)), max_size=8))
-def test_a_join_is_the_rule(view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), rows)
-        store = DuckDBStore(Path(folder), threads=2)
-        names = tuple(one.name for one in view.features)
-        spine = Asks({KEY: pa.string()}, [Ask((key,), at) for key, at in asked]).table()
-        for clock in CLOCKS:
-            lookup = Lookup(view=view, keys={KEY: KEY}, features=names)
-            found: list[Any] = []
-            for batch in store.join(spine, [lookup], clock=clock):
-                one = batch.found[0]
-                assert not one.invalid
-                values = [
-                    columns.python_values(feature.dtype, array)
-                    for feature, array in zip(view.features, one.columns, strict=True)
-                ]
-                hidden = [False] * len(one.event) if one.hidden is None else one.hidden.to_pylist()
-                found += zip(columns.moments(one.event), zip(*values, strict=True), hidden, strict=True)
-            expected = [aggregated(view, COLUMNS, of_key(view, rows, key), at, clock) for key, at in asked]
-            assert found == [(moment(one.event), one.values, one.hidden) for one in expected]
-        store.close()
+@given(views(), ROWS, ASKED, AT_ONCE)
+def test_a_join_is_the_rule(
+    view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]], at_once: int
+) -> None:
+    check_join(view, rows, asked, at_once)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3000)
+@settings(max_examples=1500, deadline=None)
+@given(views(), ROWS, ASKED, AT_ONCE)
+def test_a_join_is_the_rule_at_length(
+    view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]], at_once: int
+) -> None:
+    check_join(view, rows, asked, at_once)
 
 
 @settings(max_examples=60, deadline=None)
 @given(views(), ROWS, st.integers(0, 60), st.none() | st.integers(0, 50))
 def test_newest_rows_are_the_rule(view: FeatureView, rows: list[Row], until: int, since: int | None) -> None:
-    expected: dict[str, Any] = {}
-    for key in ("a", "b"):
-        one = aggregated(view, COLUMNS, of_key(view, rows, key), until, "known")
-        if one.event is not None and (since is None or one.event > since):
-            expected[key] = (moment(one.event), one.values)
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), rows)
-        store = DuckDBStore(Path(folder), threads=2)
-        until_, since_ = from_microseconds(START + until), None
-        if since is not None:
-            since_ = Since(after=from_microseconds(START + since))
-        found: dict[Any, Any] = {}
-        for batch in store.latest(view, until=until_, since=since_, batch_rows=1):
-            assert batch.created.null_count == len(batch.created)
-            values = [
-                columns.python_values(feature.dtype, array)
-                for feature, array in zip(view.features, batch.columns, strict=True)
-            ]
-            found[batch.keys[0][0].as_py()] = (columns.moments(batch.event)[0], next(zip(*values, strict=True)))
-        assert found == expected
-        assert store.count_latest(view, until=until_, since=since_).keys == len(expected)
-        assert store.check(view) == []
+    check_latest(view, rows, until, since)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3000)
+@settings(max_examples=1500, deadline=None)
+@given(views(), ROWS, st.integers(0, 60), st.none() | st.integers(0, 50))
+def test_newest_rows_are_the_rule_at_length(view: FeatureView, rows: list[Row], until: int, since: int | None) -> None:
+    check_latest(view, rows, until, since)
+
+
+def test_one_user_with_many_events_asked_for_at_many_moments(tmp_path: Path) -> None:
+    """Points meet classes of events, not events: twenty times the events take nowhere near twenty times as long."""
+    features = [
+        Aggregation("count", "count", window="30d"),
+        Aggregation("kinds", "count_distinct", column="s", window="30d"),
+        Aggregation("newest", "last_n", column="s", dtype="list[str]", n=3, window="7d"),
+        Aggregation("most", "max", column="n", dtype="int", window="30d"),
+    ]
+    seconds: list[float] = []
+    for events in (5_000, 100_000):
+        times_ = [START + number * 7_776_000_000_000 // events for number in range(events)]
+        arrays = {
+            KEY: pa.repeat(pa.scalar("a"), events),
+            EVENT: pa.array(times_, MICROSECONDS),
+            "n": pa.array([number * 7 % 1000 for number in range(events)]),
+            "s": pa.array([f"s{number % 40}" for number in range(events)]),
+        }
+        pq.write_table(pa.table(arrays), tmp_path / f"{events}.parquet")
+        view = FeatureView("events", USER, f"{events}.parquet", features, cadence="1h")
+        asked = [START + 2_592_000_000_000 + number * 5_000_000_000 for number in range(1_000)]
+        spine = pa.table({KEY: ["a"] * 1_000, EVENT: pa.array(asked, MICROSECONDS)})
+        store = DuckDBStore(tmp_path, threads=2)
+        began = time.process_time()
+        (batch,) = store.join(
+            spine, [Lookup(view=view, keys={KEY: KEY}, features=tuple(one.name for one in features))], clock="known"
+        )
+        seconds.append(time.process_time() - began)
+        counts = batch.found[0].columns[0].to_pylist()
+        hour = 3_600_000_000
+        for place in (0, 400, 999):
+            point = asked[place] // hour * hour
+            assert counts[place] == sum(point - 2_592_000_000_000 < event <= point for event in times_)
         store.close()
+    assert seconds[1] < 10 * seconds[0]
 
 
 def test_a_sum_beyond_int64_is_invalid(tmp_path: Path) -> None:
     view = FeatureView(
         "events", USER, "events.parquet", [Aggregation("total", "sum", column="n", dtype="int")], cadence="1us"
     )
-    write(tmp_path, [Row(("a",), 1, None, (2**62, None, None, None)) for _ in range(2)])
+    events(view, [Row(("a",), 1, None, (2**62, None, None, None)) for _ in range(2)]).write(tmp_path)
     store = DuckDBStore(tmp_path)
     spine = Asks({KEY: pa.string()}, [Ask(("a",), 1)]).table()
     (batch,) = store.join(spine, [Lookup(view=view, keys={KEY: KEY}, features=("total",))], clock="known")
@@ -184,8 +212,8 @@ def test_check_names_a_column_that_is_not_there_or_has_a_wrong_type(tmp_path: Pa
         Aggregation("two", "sum", column="s", dtype="int"),
         Aggregation("three", "last_n", column="s", dtype="list[str]", n=2),
     ]
-    write(tmp_path, [Row(("a",), 1, None, (1, None, "x", None))])
     view = FeatureView("events", USER, "events.parquet", features, cadence="1d")
+    events(view, [Row(("a",), 1, None, (1, None, "x", None))]).write(tmp_path)
     problems = DuckDBStore(tmp_path).check(view)
     assert len(problems) == 2
     assert any("'nn'" in one and "'one'" in one for one in problems)

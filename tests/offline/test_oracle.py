@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmfeatures.offline.duckdb import DuckDBStore
+from llmfeatures.offline.strategy import FORCED
+from llmfeatures.ports import Joined, Lookup
 from llmfeatures.schema import Entity, Feature, FeatureView, ParquetSource
 from llmfeatures.testing.offline import OfflineStoreTests
 from llmfeatures.testing.rule import CREATED, KEY, USER, Ask, Asks, History, Row, compare, compare_latest
 
 
 class TestDuckDBStore(OfflineStoreTests):
-    def open_store(self, root: Path) -> DuckDBStore:
-        return DuckDBStore(root, memory_limit="1GB", threads=2)
+    strategies = FORCED
+
+    def open_store(self, root: Path, strategy: str | None = None) -> DuckDBStore:
+        return DuckDBStore(root, memory_limit="1GB", threads=2, strategy=strategy)
+
+
+class Plain(DuckDBStore):
+    """A store that knows nothing of aggregations."""
+
+    def join(self, spine: object, lookups: Sequence[Lookup], **options: Any) -> Iterator[Joined]:
+        if any(one.view.aggregates for one in lookups):
+            raise NotImplementedError("aggregations")
+        return super().join(spine, lookups, **options)
+
+
+def test_a_store_without_aggregations_is_told_what_is_demanded(tmp_path: Path) -> None:
+    class TestPlain(TestDuckDBStore):
+        def open_store(self, root: Path, strategy: str | None = None) -> DuckDBStore:
+            return Plain(root, strategy=strategy)
+
+    with pytest.raises(AssertionError, match=r"computes views of aggregations itself.*rule\.aggregated") as raised:
+        TestPlain().test_aggregations_at_every_moment(tmp_path)
+    assert isinstance(raised.value.__cause__, NotImplementedError)
 
 
 PAIR = Entity("pair", join_keys={"left": "str", "right": "int"})

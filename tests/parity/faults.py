@@ -1,4 +1,4 @@
-"""Six faults to plant. Each is what a careless implementation would do, and the parity property must see each."""
+"""Eight faults to plant. Each is what a careless implementation would do, and the parity property must see each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 from llmfeatures import builder, columns, materialize, plan
 from llmfeatures.clock import stamp, system_clock
 from llmfeatures.context import FeatureValue
+from llmfeatures.offline import aggregate
 from llmfeatures.schema import ParquetSource
 
 Undo = Callable[[], None]
@@ -97,6 +98,25 @@ def _last_write_wins() -> Undo:
     return lambda: [undo() for undo in undos] and None
 
 
+def _grid_ignored() -> Undo:
+    """An event counts at once, and not from the next point of its view's grid."""
+
+    def now(moment: Any, view: Any) -> Any:
+        return moment
+
+    undos = [_patch(aggregate, name, now) for name in ("_ceil", "_floored")]
+    return lambda: [undo() for undo in undos] and None
+
+
+def _emptied_windows_forgotten() -> Undo:
+    """A key is looked at again when an event enters, and not when one leaves."""
+
+    def entered(self: Any) -> str:
+        return f"CREATE TEMP TABLE changes AS SELECT {', '.join(self.keys)}, entered AS m FROM events"
+
+    return _patch(aggregate._Events, "changes", entered)
+
+
 FAULTS: dict[str, Callable[[], Undo]] = {
     "ttl ignored online": _ttl_ignored_online,
     "created ignored": _created_ignored,
@@ -104,6 +124,8 @@ FAULTS: dict[str, Callable[[], Undo]] = {
     "microseconds dropped": _microseconds_dropped,
     "null taken for missing": _null_taken_for_missing,
     "last write wins": _last_write_wins,
+    "grid ignored": _grid_ignored,
+    "emptied windows forgotten": _emptied_windows_forgotten,
 }
 IN_READER = ("ttl ignored online", "null taken for missing")
 """The faults of the online read; the others are of the way there."""

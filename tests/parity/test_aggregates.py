@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from llmfeatures import Project
 from llmfeatures.clock import from_microseconds
 from llmfeatures.schema import Aggregation, FeatureView
-from llmfeatures.testing.rule import CREATED, KEY, START, Row, aggregated
-from tests.offline.test_aggregate import COLUMNS, ROWS, of_key, views, write
+from llmfeatures.testing.rule import CREATED, KEY, START, Row
+from tests.offline.test_aggregate import ROWS, events, views
 
 
 def _written(view: FeatureView) -> dict[str, object]:
@@ -78,13 +78,14 @@ def test_online_is_the_rule_within_the_cadence_of_the_last_run(
         for run in sorted(runs):
             clock[0] = from_microseconds(START + run)
             # rows that land late, within the lateness, are in the file for the last run only
-            write(root, [row for row, one in zip(rows, late, strict=True) if run == last or not one])
+            landed = [row for row, one in zip(rows, late, strict=True) if run == last or not one]
+            events(view, landed).write(root)
             project.materialize()
         clock[0] = from_microseconds(START + at)
         names = [one.name for one in view.features]
         for key in ("a", "b"):
             (row,) = project.get_online_features(names, [{KEY: key}])
-            expected = aggregated(view, COLUMNS, of_key(view, rows, key), at, "known")
+            expected = events(view, rows).expected((key,), at, "known")
             assert tuple(row[name].value for name in names) == expected.values
             assert all((row[name].status == "missing") == (expected.event is None) for name in names)
             builder = project.builder()

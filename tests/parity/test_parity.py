@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def differences(world: World, online: str, pool: ProcessPoolExecutor, fault: str
     root = Path(tempfile.mkdtemp(prefix="parity"))
     try:
         world.write(root, online)
-        pool.submit(fill, str(root), [world.before, world.at], fault).result()
+        pool.submit(fill, str(root), [world.before, world.ran], fault).result()
         undo = plant(fault, where="reader")
         try:
             return _differences(world, root)
@@ -59,11 +60,25 @@ def _differences(world: World, root: Path) -> list[Any]:
             "point": [seen(builder.build_context("p", **row)) for row in rows],
             "batch": [seen(ctx) for ctx in builder.build_contexts("p", rows)],
             "async": asyncio.run(_async(project, rows)),
-            "as_of": [seen(builder.build_context("p", as_of=world.at, **row)) for row in rows],
-            "history": _history(project, world, rows),
+            "as_of": [seen(ctx) for ctx in builder.build_contexts("p", rows, as_of=world.at)],
+            "history": _history(project, rows, [world.at], "known"),
         }
+        found = _unequal(rows, ways)
+        alone = {"as_of, alone": [seen(builder.build_context("p", as_of=world.at, **rows[0]))]}
+        found += _unequal(rows[:1], {**alone, "history": ways["history"][:1]})
+        # online is the clock "known"; what a moment is in history, alone or among others, holds for both clocks
+        moments = [world.before, world.at]
+        among = _history(project, rows, moments, world.clock)
+        for number, moment in enumerate(moments):
+            contexts = builder.build_contexts("p", rows, as_of=moment, clock=world.clock)
+            alone = {f"as_of {moment} {world.clock}": [seen(ctx) for ctx in contexts]}
+            found += _unequal(rows, {**alone, "history": among[number::2]})
+        return found
     finally:
         project.close()
+
+
+def _unequal(rows: list[dict[str, Any]], ways: dict[str, list[Any]]) -> list[Any]:
     return [
         (row, name, ways[name][index], ways["history"][index])
         for index, row in enumerate(rows)
@@ -80,16 +95,18 @@ async def _async(project: Project, rows: list[dict[str, Any]]) -> list[Any]:
         await builder.aclose()
 
 
-def _history(project: Project, world: World, rows: list[dict[str, Any]]) -> list[Any]:
+def _history(project: Project, rows: list[dict[str, Any]], moments: list[datetime], clock: str) -> list[Any]:
+    """What history has of each row at each moment."""
     plan = project.prompts.plan("p")
+    asked = [row for row in rows for _ in moments]
     spine = pa.table(
         {
-            **{name: pa.array([row[name] for row in rows], dtype.arrow()) for name, dtype in plan.parameters.items()},
-            "event_timestamp": pa.array([world.at] * len(rows), pa.timestamp("us", "UTC")),
+            **{name: pa.array([row[name] for row in asked], dtype.arrow()) for name, dtype in plan.parameters.items()},
+            "event_timestamp": pa.array(moments * len(rows), pa.timestamp("us", "UTC")),
         }
     )
-    made = project.history("p", spine).read_all().to_pylist()
-    assert [row["error"] for row in made] == [None] * len(rows)
+    made = project.history("p", spine, clock=clock).read_all().to_pylist()
+    assert [row["error"] for row in made] == [None] * len(asked)
     return [
         (row["prompt_id"], row["messages"], {**row["statuses"]}, {**row["timestamps"]}, row["version"]) for row in made
     ]
@@ -106,7 +123,7 @@ def seen(ctx: Any) -> Any:
     )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
 @example(world=everything())
 @given(world=worlds())
 def test_online_and_historical_prompts_are_the_same_bytes(
