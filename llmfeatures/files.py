@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -21,31 +22,62 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     Raises:
         RequestError: the folder is not there, or may not be written.
     """
-    if path.is_dir():
-        raise RequestError(f"cannot write {path}: it is a folder; give a file")
+    check_place(path)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise RequestError(
-            f"cannot write {path}: {error.strerror}; give a folder that exists and may be written"
-        ) from None
+        raise unwritable(path, error) from None
     os.close(handle)
     part = Path(name)
     try:
         yield part
         part.chmod(0o666 & ~_UMASK)
-        _sync(part)
+        sync(part)
         part.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def partial_folder(path: Path) -> Generator[Path, None, None]:
+    """A folder beside ``path`` for files that are moved to their places from it; it is removed when the block ends.
+
+    Raises:
+        RequestError: the folder of ``path`` is not there, or may not be written.
+    """
+    check_place(path)
     try:
-        with suppress(OSError):  # some filesystems cannot sync a folder
-            os.fsync(handle)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        yield folder
     finally:
-        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a folder as the place of a file.
+
+    Raises:
+        RequestError: it is one.
+    """
+    if path.is_dir():
+        raise RequestError(f"cannot write {path}: it is a folder; give a file")
+
+
+def unwritable(path: Path, error: OSError) -> RequestError:
+    """What to say when nothing can be made beside ``path``."""
+    return RequestError(f"cannot write {path}: {error.strerror}; give a folder that exists and may be written")
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk, as far as the filesystem can."""
+    with suppress(OSError):  # some filesystems cannot sync a folder
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,23 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue
+from llmfeatures.digests import Digester
 from llmfeatures.errors import InvalidValueError, RenderError, RequestError, SourceError, SpineError, did_you_mean
-from llmfeatures.export.writing import format_of, part_paths, shares, write_parts
+from llmfeatures.export.partial import Journal, Partial, partial
+from llmfeatures.export.writing import (
+    ResumableExporter,
+    Writing,
+    format_of,
+    part_paths,
+    parts_of,
+    shares,
+    write_parts,
+)
+from llmfeatures.identity import MadeSpine, made_of
 from llmfeatures.plan import FeaturePlan, PromptPlan
 from llmfeatures.ports import ClockName, Exporter, Joined, JoinStep, OfflineStore
 from llmfeatures.prompts.file import ABSENT
+from llmfeatures.remaining import remaining
 from llmfeatures.report import Report, reported
 from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
 from llmfeatures.sample import known_rows
@@ -151,6 +165,7 @@ class HistorySummary:
     """Counts of a history, complete once its rows were all read.
 
     ``hidden`` counts values that the clock ``event`` would give and ``known`` hides; ``statuses`` counts per feature.
+    ``resumed`` of the rows were done by an earlier run that was interrupted.
     """
 
     rows: int = 0
@@ -158,6 +173,19 @@ class HistorySummary:
     hidden: int = 0
     first_error: str | None = None
     statuses: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    resumed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts as JSON takes them."""
+        counts = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**counts, "statuses": {name: dict(counted) for name, counted in self.statuses.items()}}
+
+    @classmethod
+    def of_json(cls, counts: Mapping[str, Any]) -> HistorySummary:
+        """What `as_json` made."""
+        made = dict(counts)
+        made["statuses"] = {name: Counter[str](counted) for name, counted in counts["statuses"].items()}
+        return cls(**made)
 
 
 class History:
@@ -172,6 +200,8 @@ class History:
     With ``without``, each row of the spine gives the row itself and then, per feature named there, the row with that
     feature read as missing. Such a row's id is ``ID-without-NAME``; ``metadata`` says the first row's id as ``pair``,
     and as ``without`` null or the name. `summary` then counts all rows and errors, but the statuses of first rows only.
+
+    Once `write` was interrupted, ``kept`` is how many rows the next call need not do again.
 
     Raises:
         RequestError: ``without`` names what is no feature of the prompt, or a feature twice.
@@ -191,6 +221,7 @@ class History:
         self.without = _withheld(plan, (without,) if isinstance(without, str) else tuple(without))
         self.clock: ClockName = clock
         self.summary = HistorySummary()
+        self.kept = 0
         self._spine, self._offline, self._exporters = spine, offline, exporters
         self._spent = False
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
@@ -231,8 +262,15 @@ class History:
         split: str | Mapping[str, float] | None = None,
         seed: int = 0,
         report: str | Path | None = None,
+        resume: bool = True,
+        note: Callable[[str], None] = lambda _: None,
     ) -> HistorySummary:
         """Write all rows to a file, atomically, and return the counts.
+
+        A run that is interrupted leaves what it did in the folder ``.NAME.partial`` beside the file, and the same call
+        goes on from there, to the same bytes. If the prompt, a feature, the data, the spine or an option is another by
+        then, it begins anew. So it does where that cannot be told: the spine can be read once only, a source is no
+        file, or the exporter is no `ResumableExporter`; and with a ``report``, which counts every row.
 
         Args:
             path: where; ``.jsonl`` means the format ``chat``, ``.parquet`` the canonical one. A format of lines is
@@ -243,10 +281,12 @@ class History:
                 prompt's first one, go to one file.
             seed: another seed splits the entities another way; the same one always the same way.
             report: also write a page about the rows to look at, to this HTML file. See `llmfeatures.report.Report`.
+            resume: go on with what an interrupted run left; if not, begin anew.
+            note: told in a sentence what becomes of an interrupted run that there was.
 
         Raises:
-            RequestError: the format is unknown, the folder cannot be written, the split is no split, or the format's
-                tool would misread a row.
+            RequestError: the format is unknown, the folder cannot be written, the split is no split, the format's
+                tool would misread a row, or another run is writing the same file.
         """
         place = Path(path)
         name = format or format_of(place)
@@ -259,15 +299,85 @@ class History:
         if report is not None and not Path(report).parent.is_dir():
             raise RequestError(f"cannot write {report}: there is no such folder; make it, or give another")
         page = None if report is None else Report(self.plan, spine_name=self._spine_name(), clock=self.clock)
-        schema = self.schema
-        rows = self if page is None else reported(self, page)
-        if parts:
-            write_parts(self._exporters[name], rows, schema, place, split=parts, seed=seed, keys=self._split_keys())
+        parted = parts_of(parts, seed, self._split_keys()) if parts else None
+        exporter = self._exporters[name]
+        if isinstance(exporter, ResumableExporter):
+            targets = part_paths(place, parts) if parts else {"": place}
+            options = {"format": name, "split": parts, "seed": seed, "without": self.without, "clock": self.clock}
+            known = None if page is not None else self._made_of(options)
+            with partial(place, known, resume=resume) as work:
+                for sentence in _beginnings(work, report=page is not None, pairs=1 + len(self.without)):
+                    note(sentence)
+                try:
+                    self._write_on(work, exporter, targets, parted, page)
+                finally:
+                    self.kept = work.kept * (1 + len(self.without))
         else:
-            self._exporters[name].write(rows, schema, place)
+            schema = self.schema
+            rows = self if page is None else reported(self, page)
+            if parts:
+                write_parts(exporter, rows, schema, place, split=parts, seed=seed, keys=self._split_keys())
+            else:
+                exporter.write(rows, schema, place)
         if page is not None and report is not None:
             page.write(report)
         return self.summary
+
+    def _write_on(
+        self,
+        work: Partial,
+        exporter: ResumableExporter,
+        targets: Mapping[str, Path],
+        parted: Callable[[pa.RecordBatch], list[pa.RecordBatch]] | None,
+        page: Report | None,
+    ) -> None:
+        """Write the rows that are not done, and move the files to their places, which are ``targets`` by part."""
+        earlier = work.earlier
+        if earlier is None:
+            schema = self.schema
+            work.clear()
+        else:
+            self._go_on(earlier)
+            if earlier.moves:
+                work.move_the_rest()
+                return
+            schema = self.schema
+        written = b64encode(schema.serialize()).decode()
+        now = self._spine.now.isoformat() if isinstance(self._spine, MadeSpine) else None
+
+        def progress() -> tuple[int, dict[str, Any]]:
+            done = {"summary": self.summary.as_json(), "schema": written, "now": now}
+            return self.summary.rows // (1 + len(self.without)), done
+
+        def route(batch: pa.RecordBatch) -> dict[str, pa.RecordBatch]:
+            return dict(zip(targets, [batch] if parted is None else parted(batch), strict=True))
+
+        rows = self if page is None else reported(self, page)
+        with ExitStack() as stack:
+            if earlier is not None and earlier.progress["schema"] != written:
+                work.refuse()
+            writings: dict[str, Writing] = {}
+            for part, target in targets.items():
+                writings[part] = work.begun(exporter, schema, target, part)
+                stack.callback(writings[part].close)
+            # a spine that is all done gives one batch more, without rows
+            work.write((one for one in rows if one.num_rows or earlier is None), writings, route, progress)
+
+    def _go_on(self, earlier: Journal) -> None:
+        """Begin after the rows that an interrupted run did, with its counts."""
+        summary = HistorySummary.of_json(earlier.progress["summary"])
+        summary.resumed = summary.rows
+        if isinstance(self._spine, MadeSpine):
+            self._spine = self._spine.at(datetime.fromisoformat(earlier.progress["now"]))
+        if earlier.moves:
+            self.summary = summary
+        else:
+            self._begin(earlier.rows, summary)
+
+    def _made_of(self, options: Mapping[str, Any]) -> dict[str, str] | None:
+        if self._spent:
+            return None
+        return made_of(self.plan, self._spine, self._offline, self._spine_dtypes(), options)
 
     def _split_keys(self) -> tuple[str, ...]:
         roles = self.plan.features.roles
@@ -282,19 +392,30 @@ class History:
 
     def _start(self) -> tuple[pa.RecordBatch, Iterator[pa.RecordBatch]]:
         if self._started is None:
-            if self._spent:
-                raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
-            self._spent = isinstance(self._spine, pa.RecordBatchReader)
-            self.summary = HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.outputs})
-            rows = _Rows(self.plan, self.clock, self.summary, self.without)
-            batches = (
-                rows.batch(joined)
-                for joined in self._offline.join(
-                    self._spine, self.plan.features.lookups, clock=self.clock, dtypes=self._spine_dtypes()
-                )
-            )
-            self._started = next(batches), batches
+            self._begin(0, HistorySummary(statuses={ref.name: Counter() for ref in self.plan.features.outputs}))
+        assert self._started is not None
         return self._started
+
+    def _begin(self, first: int, summary: HistorySummary) -> None:
+        """Start the join of the spine's rows from number ``first`` on; ``summary`` counts those before."""
+        if self._spent:
+            raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
+        self._spent = isinstance(self._spine, pa.RecordBatchReader)
+        self.summary = summary
+        dtypes = self._spine_dtypes()
+        spine = remaining(self._offline, self._spine, first, dtypes) if first else self._spine
+        joins = self._offline.join(spine, self.plan.features.lookups, clock=self.clock, dtypes=dtypes)
+        batches = _Rows(self.plan, self.clock, summary, self.without, first).batches(joins)
+        self._started = next(batches), batches
+
+
+def _beginnings(work: Partial, *, report: bool, pairs: int) -> Iterator[str]:
+    """What there is to say when an interrupted run left something."""
+    if work.earlier is not None:
+        yield f"continuing after {work.earlier.rows * pairs:,} rows of an interrupted run"
+    elif work.changed:
+        why = "a report counts every row" if report else f"another {' and another '.join(work.changed)}"
+        yield f"beginning anew, and not where an interrupted run left off: {why}"
 
 
 def _withheld(plan: PromptPlan, without: tuple[str, ...]) -> tuple[str, ...]:
@@ -309,26 +430,57 @@ def _withheld(plan: PromptPlan, without: tuple[str, ...]) -> tuple[str, ...]:
     return without
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """A batch whose ids are being made: the number of its first row, canonical join keys and inputs, and which rows
+    have no prompt."""
+
+    joined: Joined
+    first: int
+    given: Mapping[str, pa.Array[Any]]
+    bad: Mapping[int, str]
+    ids: Future[pa.Array[Any]]
+
+
 class _Rows:
     """Turns batches of a join into canonical rows."""
 
     def __init__(
-        self, plan: PromptPlan, clock: ClockName, summary: HistorySummary, without: tuple[str, ...] = ()
+        self, plan: PromptPlan, clock: ClockName, summary: HistorySummary, without: tuple[str, ...] = (), first: int = 0
     ) -> None:
         self.plan, self.clock, self.summary, self.without = plan, clock, summary, without
-        self._number = 0
+        self._number = first
         self._renderer = Renderer(plan)
+        self._digester = Digester()
+        self._beside = ThreadPoolExecutor(1, "llmfeatures-ids")
         self._optional = [name for name, one in plan.inputs.items() if one.default is None]
         self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
 
-    def batch(self, joined: Joined) -> pa.RecordBatch:
-        plan, spine, at = self.plan, joined.spine, joined.at
+    def batches(self, joins: Iterable[Joined]) -> Iterator[pa.RecordBatch]:
+        """A batch of rows per batch of the join. The ids of the next one are hashed while one is finished and used."""
+        begun: _Begun | None = None
+        for joined in joins:
+            following = self._begin(joined)
+            if begun is not None:
+                yield self._finish(begun)
+            begun = following
+        if begun is not None:
+            yield self._finish(begun)
+
+    def _begin(self, joined: Joined) -> _Begun:
+        spine, at, first = joined.spine, joined.at, self._number
         _check_names(spine.schema.names, ("pair", "without") if self.without else ())
         bad: dict[int, str] = {}
         given = self._given(spine, bad)
         for row in pc.indices_nonzero(at.is_null()).to_pylist():
             bad.setdefault(row, "event_timestamp is null")
-        ids = self._ids(spine, given, at)
+        self._number += spine.num_rows
+        ids = self._beside.submit(self._ids, spine, given, at, first)
+        return _Begun(joined=joined, first=first, given=given, bad=bad, ids=ids)
+
+    def _finish(self, begun: _Begun) -> pa.RecordBatch:
+        plan, joined, given, bad = self.plan, begun.joined, begun.given, begun.bad
+        spine, at = joined.spine, joined.at
         settled = settled_columns(plan.features, joined)
         errors = {**bad, **invalid_rows(plan.features, joined)}
         paired: Pairs | None = None
@@ -339,17 +491,16 @@ class _Rows:
             settled, errors = paired.columns(settled), paired.errors(bad)
             given = {name: paired.repeated(column) for name, column in given.items()}
             metadata = {name: paired.repeated(column) for name, column in metadata.items()}
-            metadata |= {"pair": paired.repeated(ids), "without": paired.names}
-            at, target, ids = paired.repeated(at), paired.repeated(target), paired.ids(ids)
-        computed = computed_columns(plan.features, settled, given, at, errors, self._optional)
-        for ref, column in zip(plan.features.computed, computed, strict=True):
-            settled.append(column if paired is None else paired.withheld(ref.name, column))
+            metadata |= {"pair": paired.repeated(begun.ids.result()), "without": paired.names}
+            at, target = paired.repeated(at), paired.repeated(target)
+        withheld = None if paired is None else paired.withheld_rows
+        settled += computed_columns(plan.features, settled, given, at, errors, self._optional, withheld)
         rendered = self._renderer.render(settled, given, at, errors)
-        self._count(settled, rendered.error, joined)
+        self._count(settled, rendered.error, begun)
         rows = len(at)
         refs = [ref.column for ref in plan.features.outputs]
         arrays = {
-            "id": ids,
+            "id": begun.ids.result() if paired is None else paired.ids(begun.ids.result()),
             "prompt": pa.repeat(pa.scalar(plan.name, pa.string()), rows),
             "version": pa.repeat(pa.scalar(plan.version, pa.string()), rows),
             "prompt_id": rendered.prompt_id,
@@ -366,7 +517,6 @@ class _Rows:
             "metadata": _struct(metadata, rows),
             "error": rendered.error,
         }
-        self._number += spine.num_rows
         schema = pa.schema(
             [pa.field(name, array.type) for name, array in arrays.items()],
             metadata={"llmfeatures.format": str(FORMAT)},
@@ -390,23 +540,25 @@ class _Rows:
             given[name] = _canonical(name, dtype, spine.column(name), errors)
         return given
 
-    def _count(self, settled: Sequence[Column], errors: pa.Array[Any], joined: Joined) -> None:
+    def _count(self, settled: Sequence[Column], errors: pa.Array[Any], begun: _Begun) -> None:
         summary = self.summary
         summary.rows += len(errors)
         failed = len(errors) - errors.null_count
         summary.errors += failed
         if failed and summary.first_error is None:
             row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
-            number = self._number + row // (1 + len(self.without))
+            number = begun.first + row // (1 + len(self.without))
             summary.first_error = f"row {number}: {errors[row].as_py()}"
         for index, (ref, column) in enumerate(zip(self.plan.features.outputs, settled, strict=True)):
             summary.statuses[ref.name].update(column.counts(every=1 + len(self.without)))
             if index >= len(self.plan.features.refs):
                 continue  # hidden values are counted where they are stored
-            hidden = joined.found[self.plan.features.lookup_of[index][0]].hidden
+            hidden = begun.joined.found[self.plan.features.lookup_of[index][0]].hidden
             summary.hidden += 0 if hidden is None else hidden.true_count
 
-    def _ids(self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any]) -> pa.Array[Any]:
+    def _ids(
+        self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any], first: int
+    ) -> pa.Array[Any]:
         """The spine's ids, and where it has none the hash of prompt, entity, as_of and row number."""
         own = _as_text("id", spine.column("id")) if "id" in spine.schema.names else None
         if own is not None and not own.null_count:
@@ -414,10 +566,10 @@ class _Rows:
         parameters = self.plan.features.parameters
         keys = [_json_texts(dtype, given[name]) for name, dtype in parameters.items()]
         entity = pc.binary_join_element_wise(*keys, ", ") if keys else pa.repeat(pa.scalar("", pa.string()), len(at))
-        numbers = pa.array(range(self._number, self._number + len(at)), pa.int64()).cast(pa.string())
+        numbers = pa.array(range(first, first + len(at)), pa.int64()).cast(pa.string())
         head = f"[{json.dumps(self.plan.name)}, ["
         written = pc.binary_join_element_wise(head, entity, "], ", _moment_texts(at), ", ", numbers, "]", "")
-        hashed = pa.array([sha256(one).hexdigest()[:32] for one in written.cast(pa.binary()).to_pylist()], pa.string())
+        hashed = self._digester.sha256(written, 32)
         return hashed if own is None else pc.coalesce(own, hashed)
 
 

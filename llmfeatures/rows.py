@@ -23,6 +23,7 @@ from llmfeatures.context import FeatureValue, Status, prompt_id
 from llmfeatures.errors import LLMFeaturesError, OnDemandError
 from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan
 from llmfeatures.ports import Joined
+from llmfeatures.prompt_cache import PromptCache
 from llmfeatures.spanned import MESSAGES, Part, SpanRenderer, combined, part_of, variables_of
 from llmfeatures.types import DType
 
@@ -32,8 +33,6 @@ STATUSES: Final[tuple[Status, ...]] = ("missing", "null", "expired", "present")
 """By the code that a column of statuses holds."""
 _MISSING, _NULL, _EXPIRED, _PRESENT = (columns.constant(code) for code in range(4))
 _NO_TIME = columns.constant(0)
-_CACHED = 100_000
-"""Distinct prompts that are kept from batch to batch; then the cache starts anew."""
 _NONE = FeatureValue(None, "missing", None)
 _TIMESTAMP: Final = DType("timestamp")
 _TEXT: Final = DType("str")
@@ -93,6 +92,7 @@ def computed_columns(
     at: Any,
     errors: dict[int, str],
     optional: Collection[str] = (),
+    withheld: Mapping[str, Collection[int]] | None = None,
 ) -> list[Column]:
     """The columns of a plan's on-demand features, by `ComputedRef.values`, which computes them online.
 
@@ -103,6 +103,7 @@ def computed_columns(
         at: the moments, timestamp[us, UTC].
         errors: rows that are not computed; a row that fails is added.
         optional: inputs that may be null; a row without another is not computed.
+        withheld: by feature, the rows in which it is missing and its function is not run.
     """
     if not plan.computed:
         return []
@@ -117,10 +118,14 @@ def computed_columns(
     made: list[Column] = []
     for ref in plan.computed:
         needed = [values[name] for name in ref.on_demand.inputs if name not in optional]
+        passed = () if withheld is None else withheld.get(ref.name, ())
         rows = [
             (row, moment)
             for row, moment in enumerate(moments)
-            if moment is not None and row not in errors and not any(one[row] is None for one in needed)
+            if moment is not None
+            and row not in errors
+            and row not in passed
+            and not any(one[row] is None for one in needed)
         ]
         results = ref.values(
             (
@@ -196,8 +201,15 @@ class Pairs:
             made.append(self.withheld(ref.name, Column(values=values, codes=codes, event=event)))
         return made
 
+    @property
+    def withheld_rows(self) -> dict[str, range]:
+        """Which of all rows are without each feature."""
+        each = len(self.without)
+        rows = self.joined.spine.num_rows * each
+        return {name: range(place, rows, each) for place, name in enumerate(self.without) if name is not None}
+
     def withheld(self, name: str, column: Column) -> Column:
-        """A feature's column for all rows, missing in those that are without it."""
+        """A stored feature's column for all rows, missing in those that are without it."""
         if name not in self.without:
             return column
         gone = pc.coalesce(pc.equal(self.names, pa.scalar(name, pa.string())), columns.FALSE)
@@ -237,7 +249,7 @@ class Renderer:
 
     def __init__(self, plan: PromptPlan) -> None:
         self.plan = plan
-        self._known: dict[tuple[Any, ...], _Prompt] = {}
+        self._cache = PromptCache()
         names = plan.template.names
         self._keys = {name: dtype for name, dtype in plan.features.parameters.items() if name in names}
         self._inputs = {name: one.dtype for name, one in plan.inputs.items()}
@@ -256,16 +268,7 @@ class Renderer:
             errors: rows that have no prompt for another reason.
         """
         rows = len(at)
-        parts = self._parts(features, given, at)
-        which, firsts = combined([(part.size, part.codes) for part in parts], rows)
-        taken = pa.array(firsts, pa.int64())
-        # where little repeats, the whole prompt is not worth keeping
-        if self._spans.messages and 2 * len(firsts) > rows:
-            messages, identities, reasons = self._by_spans(parts, taken)
-        else:
-            make = self._prompt if 2 * len(firsts) <= rows else self._anew
-            messages, identities, reasons = _arrays([make(parts, codes) for codes in _codes(parts, taken)])
-        messages, identities, reasons = (one.take(which) for one in (messages, identities, reasons))
+        messages, identities, reasons = self._rendered(self._parts(features, given, at), rows)
         if errors:
             spoiled = pa.array([errors.get(row) for row in range(rows)], pa.string())
             none = spoiled.is_valid()
@@ -273,6 +276,19 @@ class Renderer:
             identities = pc.if_else(none, pa.scalar(None, pa.string()), identities)
             reasons = pc.coalesce(spoiled, reasons)
         return Rendered(messages, identities, reasons)
+
+    def _rendered(self, parts: Sequence[Part], rows: int) -> tuple[Any, Any, Any]:
+        """Each distinct prompt is rendered once, and kept unless most values do not come twice."""
+        codes = None if any(2 * part.size > rows for part in parts) else self._cache.codes(parts)
+        if codes is not None:
+            places, firsts = self._cache.find(codes, rows)
+            if not self._spans.messages or 2 * len(firsts) <= rows:
+                made = self._cache.add(codes, firsts, self._whole(parts, firsts))
+                return made[0].take(places), made[1].take(places), made[2].take(places)
+        which, first_rows = combined([(part.size, part.codes) for part in parts], rows)
+        taken = pa.array(first_rows, pa.int64())
+        made = self._by_spans(parts, taken) if self._spans.messages else self._whole(parts, taken)
+        return made[0].take(which), made[1].take(which), made[2].take(which)
 
     def _by_spans(self, parts: Sequence[Part], taken: Any) -> tuple[Any, Any, Any]:
         own = [dataclasses.replace(part, codes=part.codes.take(taken)) for part in parts]
@@ -284,7 +300,7 @@ class Renderer:
         rest = pc.indices_nonzero(messages.is_null())
         if not len(rest):
             return messages, identities, reasons
-        whole = _arrays([self._anew(parts, codes) for codes in _codes(own, rest)])
+        whole = self._whole(own, rest)
         places = list(range(len(taken)))
         for number, row in enumerate(rest.to_pylist(), len(taken)):
             places[row] = number
@@ -307,17 +323,13 @@ class Renderer:
             parts.append(part_of("as_of", _TIMESTAMP, at))
         return parts
 
-    def _prompt(self, parts: Sequence[Part], codes: Sequence[int]) -> _Prompt:
-        key = tuple([part.keys[code] for part, code in zip(parts, codes, strict=True)])
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            known = self._known[key] = self._anew(parts, codes)
-        return known
-
-    def _anew(self, parts: Sequence[Part], codes: Sequence[int]) -> _Prompt:
-        return self._finish([part.values[code] for part, code in zip(parts, codes, strict=True)])
+    def _whole(self, parts: Sequence[Part], taken: Any) -> tuple[Any, Any, Any]:
+        return _arrays(
+            [
+                self._finish([part.values[code] for part, code in zip(parts, codes, strict=True)])
+                for codes in _codes(parts, taken)
+            ]
+        )
 
     def _finish(self, values: Sequence[Any]) -> _Prompt:
         rest = iter(values)

@@ -27,7 +27,7 @@ from llmfeatures.types import DType
 pc: Any = compute
 
 MESSAGES: Final[Any] = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_WIDEST: Final = 2**62
+WIDEST: Final = 2**62
 """Beyond it the codes of combinations no longer fit; then each row is a combination of its own."""
 _NOT_PLAIN: Final = r"[^ -;=-Z\\-~]"
 """Finds what `escape.is_plain` refuses."""
@@ -90,7 +90,7 @@ def combined(parts: Sequence[tuple[int, Any]], rows: int) -> tuple[Any, list[int
     room = 1
     for size, own in parts:
         room *= max(1, size)
-        if room >= _WIDEST:
+        if room >= WIDEST:
             return pa.array(range(rows), pa.int64()), list(range(rows))
         codes = pc.add(pc.multiply(codes, columns.constant(max(1, size))), own)
     encoded = codes.dictionary_encode()

@@ -662,7 +662,8 @@ def test_an_interrupt_leaves_no_half_written_file(filled: Path, tmp_path: Path) 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert list(target.iterdir()) == []
+    assert {one.name for one in target.iterdir()} <= {".evals.parquet.partial"}
+    assert "kept" in err
 
 
 def test_the_repository_is_a_project_too(cli: Cli, tmp_path: Path) -> None:
@@ -688,3 +689,10 @@ def test_progress_of_a_history(rows: int, total: int | None, seconds: float, sai
     from llmfeatures.cli.history import progress_text
 
     assert progress_text(rows, total, seconds) == said
+
+
+def test_progress_of_a_history_that_goes_on() -> None:
+    from llmfeatures.cli.history import progress_text
+
+    assert progress_text(1_000, 3_000, 2.0, 1_000) == "joining 2,000 rows"
+    assert progress_text(2_000, 3_000, 2.0, 1_000) == "2,000 of 3,000 rows, 500 rows/s, 0:00:02 left"

@@ -143,23 +143,24 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(
     path = tmp_path / "out.parquet"
     path.write_text("what was there")
     batches = 0
-    inner = history_module._Rows.batch
+    inner = history_module._Rows._finish
 
-    def batch(self: Any, joined: Any) -> Any:
+    def finish(self: Any, begun: Any) -> Any:
         nonlocal batches
         batches += 1
         if batches > 1:
             raise KeyboardInterrupt
-        return inner(self, joined)
+        return inner(self, begun)
 
-    monkeypatch.setattr(history_module._Rows, "batch", batch)
+    monkeypatch.setattr(history_module._Rows, "_finish", finish)
     many = pa.concat_tables([spine()] * 10_000)
     for name in ("out.parquet", "out.jsonl"):
         batches = 0
         with pytest.raises(KeyboardInterrupt):
             project.history("home", many).write(tmp_path / name)
     assert path.read_text() == "what was there"
-    assert sorted(one.name for one in tmp_path.glob("*out*")) == ["out.parquet"]
+    kept = [".out.jsonl.partial", ".out.parquet.partial"]
+    assert sorted(one.name for one in tmp_path.glob("*out*")) == [*kept, "out.parquet"]
     assert [one.name for one in tmp_path.iterdir() if one.name.endswith(".part")] == []
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmfeatures import Project, columns
+from llmfeatures import Project, columns, prompt_cache
 from llmfeatures.context import FeatureValue, prompt_id
 from llmfeatures.errors import LLMFeaturesError, PromptError, RequestError, SpineError
 from llmfeatures.plan import PromptPlan
@@ -61,8 +61,9 @@ def finished(plan: PromptPlan, slots: Sequence[FeatureValue], given: dict[str, A
     return [{"role": role, "content": content} for role, content in messages], prompt_id(messages), None
 
 
-def compare(plan: PromptPlan, rows: Sequence[dict[str, Any]]) -> int:
+def compare(plan: PromptPlan, rows: Sequence[dict[str, Any]], renderer: Renderer | None = None) -> int:
     """Render the rows as a batch, and each by itself; how many messages the spans have."""
+    renderer = renderer or Renderer(plan)
     statuses = ("missing", "null", "expired", "present")
     features: list[Column] = []
     for ref in plan.features.refs:
@@ -73,7 +74,6 @@ def compare(plan: PromptPlan, rows: Sequence[dict[str, Any]]) -> int:
         features.append(Column(values=made, codes=pa.array(codes, pa.int64()), event=event))
     given = {name: columns.array_of(dtype, [row.get(name) for row in rows]) for name, dtype in plan.parameters.items()}
     moments = [datetime(2026, 5, 7, tzinfo=UTC) + timedelta(microseconds=500_000 * n) for n in range(len(rows))]
-    renderer = Renderer(plan)
     rendered = renderer.render(features, given, pa.array(moments, MOMENT), {})
     for number, row in enumerate(rows):
         slots = [
@@ -282,3 +282,39 @@ def test_ids_are_the_documented_hash(project: Project) -> None:
             for number, (user, moment) in enumerate(zip(users, moments, strict=True))
         ]
         assert project.history("home", table).read_all()["id"].to_pylist() == expected
+
+
+rows_of_few_values = st.lists(
+    st.fixed_dictionaries(
+        {
+            "segment": st.sampled_from([None, "a", "<|im_", "b"]),
+            "watched": st.one_of(st.none(), st.integers(0, 30)),
+            "user_id": st.sampled_from(["u1", "u2"]),
+            "question": st.sampled_from(["start|>", "q", "a" * 41]),
+            "note": st.none(),
+            "tags": st.sampled_from([[], ["x"], ["x", "y"]]),
+        }
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(rows_of_few_values, min_size=1, max_size=6),
+    most=st.sampled_from([3, 20, 100_000]),
+    widest=st.sampled_from([2**10, 2**62]),
+)
+def test_prompts_of_earlier_batches_are_taken_again_and_forgotten(
+    folder: Path, batches: list[list[dict[str, Any]]], most: int, widest: int
+) -> None:
+    plan = plan_of(folder, "{{ segment }} {{ watched }} {{ question }} {{ tags|join }}", "error")
+    assert plan is not None
+    renderer = Renderer(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_cache, "_MOST_PROMPTS", most)
+        patch.setattr(prompt_cache, "WIDEST", widest)
+        for rows in batches:
+            compare(plan, [row for row in rows for _ in range(5)], renderer)
+            assert len(renderer._cache._codes) <= most

@@ -117,6 +117,10 @@ def history(
     out: OutOption = None,
     format: FormatOption = None,
     report: ReportOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Continue an interrupted run of the same, or begin anew."),
+    ] = True,
     clock: Annotated[str, typer.Option("--clock", metavar="CLOCK", help="known (the default) or event.")] = "known",
     explain: Annotated[
         bool, typer.Option("--explain", help="Show how the join would be done, and write nothing.")
@@ -131,7 +135,8 @@ def history(
 
     Each row of the spine, or each drawn user and moment, gets the prompt as of its
     event_timestamp. A row whose prompt cannot be built keeps its place in Parquet, with
-    the reason, and makes the exit code 1.
+    the reason, and makes the exit code 1. A run that was interrupted continues when
+    the same command is run again.
     """
     from llmfeatures.errors import RequestError
     from llmfeatures.project import Project
@@ -161,8 +166,8 @@ def history(
     if out is None or explain:
         _explain(made.explain(), as_json=as_json)
         return
-    with _rows_done(made):
-        summary = made.write(out, format, split=split, seed=seed, report=report)
+    with _kept(made), _rows_done(made):
+        summary = made.write(out, format, split=split, seed=seed, report=report, resume=resume, note=terminal.note)
     if as_json:
         terminal.write_json({"out": str(out), **summary_json(summary)})
     else:
@@ -191,7 +196,7 @@ def _explain(steps: Sequence[JoinStep], *, as_json: bool) -> None:
 
 def summary_json(summary: HistorySummary) -> dict[str, Any]:
     """The counts as JSON."""
-    return {**asdict(summary), "statuses": {name: dict(counts) for name, counts in summary.statuses.items()}}
+    return summary.as_json()
 
 
 def show_summary(out: str, summary: HistorySummary) -> None:
@@ -206,6 +211,19 @@ def show_summary(out: str, summary: HistorySummary) -> None:
 
 
 @contextmanager
+def _kept(made: History) -> Generator[None]:
+    """When the block is left without an end, say what is kept of it."""
+    try:
+        yield
+    except BaseException as error:
+        if made.kept:
+            terminal.note(f"kept {counted(made.kept, 'row')}; run the same command again to continue")
+        elif isinstance(error, KeyboardInterrupt):
+            terminal.note("nothing is written, and nothing kept")
+        raise
+
+
+@contextmanager
 def _rows_done(made: History) -> Generator[None]:
     """The rows done so far, their rate and the time left, on a terminal, until the block ends."""
     from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
@@ -215,7 +233,7 @@ def _rows_done(made: History) -> Generator[None]:
 
     class RowsColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(progress_text(made.summary.rows, total, task.elapsed or 0.0))
+            return Text(progress_text(made.summary.rows, total, task.elapsed or 0.0, made.summary.resumed))
 
     err = terminal.console(stderr=True)
     columns = (SpinnerColumn(), RowsColumn(), TimeElapsedColumn())
@@ -224,11 +242,12 @@ def _rows_done(made: History) -> Generator[None]:
         yield
 
 
-def progress_text(rows: int, total: int | None, seconds: float) -> str:
-    """How far a history is: rows, of how many, how fast, and the time left where both are known."""
-    if not rows or not seconds:
-        return "joining" if total is None else f"joining {total:,} rows"
-    rate = rows / seconds
+def progress_text(rows: int, total: int | None, seconds: float, before: int = 0) -> str:
+    """How far a history is: rows, of how many, how fast, and the time left where both are known. ``before`` of the rows
+    were done by an earlier run, and none of its time counts."""
+    if rows <= before or not seconds:
+        return "joining" if total is None else f"joining {total - before:,} rows"
+    rate = (rows - before) / seconds
     done = f"{rows:,} rows" if total is None else f"{rows:,} of {total:,} rows"
     left = "" if total is None else f", {timedelta(seconds=round(max(0, total - rows) / rate))} left"
     return f"{done}, {rate:,.0f} rows/s{left}"

@@ -4,52 +4,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import orjson
 import pyarrow as pa
 
-from llmfeatures.export.lines import Lines, joined, messages_of, text_file, texts_of, with_prompt
-from llmfeatures.export.parquet import behind, parquet_writer
-from llmfeatures.export.writing import RowExporter, suffixes
-from llmfeatures.files import replacing
+from llmfeatures.export.growing import LinesFile, ParquetParts
+from llmfeatures.export.json_columns import Lines, joined
+from llmfeatures.export.lines import texts_of, with_prompt
+from llmfeatures.export.messages import MessageTexts
+from llmfeatures.export.writing import ResumableExporter, Writing, suffixes
 
 
-class ChatExporter(RowExporter):
+class ChatExporter(ResumableExporter):
     """Writes one JSON object per prompt, a target as the last message. Rows without a prompt are left out of both
     files."""
 
-    @contextmanager
-    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
-        """As `RowExporter.opened`; the index has the same rows in the same order."""
-        index_schema = pa.schema([field for field in schema if field.name != "messages"], metadata=schema.metadata)
-        index_path = path.with_name(f"{suffixes(path)[0]}.index.parquet")
-        with (
-            replacing(index_path) as index_part,
-            replacing(path) as part,
-            parquet_writer(index_part, index_schema) as index,
-            behind(index.write_batch) as write_index,
-            text_file(part, path) as write,
-        ):
-
-            def add(batch: pa.RecordBatch) -> int:
-                kept = with_prompt(batch)
-                write_index(kept.select(index_schema.names))
-                write(chat_lines(kept))
-                return kept.num_rows
-
-            yield add
+    def begun(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> Writing:
+        """As `ResumableExporter.begun`; the index has the same rows in the same order."""
+        return _ChatWriting(schema, path, folder, state)
 
 
-def chat_lines(batch: pa.RecordBatch) -> Lines:
-    """A line per row, each of which has a prompt."""
-    if batch.column("target").null_count == batch.num_rows:
-        return messages_of(batch, lambda one: _line(one) + b"]}\n")
-    answers = texts_of(batch.column("target"), lambda one: b',{"role":"assistant","content":' + one + b"}")
-    return joined(messages_of(batch, _line), answers, "]}\n")
+class _ChatWriting(Writing):
+    def __init__(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> None:
+        known = state or {"lines": None, "index": None}
+        index = pa.schema([field for field in schema if field.name != "messages"], metadata=schema.metadata)
+        self._path, self._index_path = path, path.with_name(f"{suffixes(path)[0]}.index.parquet")
+        self._names, self._texts = index.names, MessageTexts()
+        with ExitStack() as stack:
+            self._index = ParquetParts(folder, self._index_path, index, known["index"])
+            stack.callback(self._index.close)
+            self._lines = LinesFile(folder, path, known["lines"])
+            stack.callback(self._lines.close)
+            self._opened = stack.pop_all()
+
+    def add(self, batch: pa.RecordBatch) -> int:
+        kept = with_prompt(batch)
+        self._index.write(kept.select(self._names))
+        self._lines.write(chat_lines(kept, self._texts.of(kept)))
+        return kept.num_rows
+
+    def state(self) -> dict[str, Any]:
+        return {"lines": self._lines.state(), "index": self._index.state()}
+
+    def sync(self) -> None:
+        self._lines.sync()
+        self._index.sync()
+
+    def finish(self) -> dict[Path, Path]:
+        return {self._index.finish(): self._index_path, self._lines.finish(): self._path}
+
+    def close(self) -> None:
+        self._opened.close()
 
 
-def _line(messages: list[dict[str, str]]) -> bytes:
-    return b'{"messages":' + orjson.dumps(messages)[:-1]
+def chat_lines(batch: pa.RecordBatch, texts: Lines) -> Lines:
+    """A line per row, each of which has a prompt; ``texts`` are the messages."""
+    head, target = '{"messages":[', batch.column("target")
+    if target.null_count == batch.num_rows:
+        return joined(head, texts, "]}\n")
+    answers = texts_of(target, lambda one: b',{"role":"assistant","content":' + one + b"}")
+    return joined(head, texts, answers, "]}\n")

@@ -4,41 +4,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import compute
 
+from llmfeatures.export.growing import ParquetParts
 from llmfeatures.export.lines import with_prompt
-from llmfeatures.export.parquet import parquet_writer
-from llmfeatures.export.writing import RowExporter
-from llmfeatures.files import replacing
+from llmfeatures.export.parquet import ParquetWriting
+from llmfeatures.export.writing import ResumableExporter, Writing
 
 pc: Any = compute
 _LEFT_OUT = ("error", "documents")
 
 
-class HfExporter(RowExporter):
+class HfExporter(ResumableExporter):
     """Writes one row per prompt. ``prompt`` is called ``prompt_name``, since TRL takes ``prompt`` for messages; structs
     without fields, ``documents`` and ``error`` are left out."""
 
-    @contextmanager
-    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
-        """As `RowExporter.opened`."""
+    def begun(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> Writing:
+        """As `ResumableExporter.begun`."""
         names = [field.name for field in schema if field.name not in _LEFT_OUT and not _empty(field.type)]
         made = pa.schema([schema.field(name).with_name(_renamed(name)) for name in names])
-        with replacing(path) as part, parquet_writer(part, made) as writer:
 
-            def add(batch: pa.RecordBatch) -> int:
-                kept = with_prompt(batch)
-                arrays = [answered(kept) if name == "messages" else kept.column(name) for name in names]
-                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=made))
-                return kept.num_rows
+        def form(batch: pa.RecordBatch) -> pa.RecordBatch:
+            kept = with_prompt(batch)
+            arrays = [answered(kept) if name == "messages" else kept.column(name) for name in names]
+            return pa.RecordBatch.from_arrays(arrays, schema=made)
 
-            yield add
+        return ParquetWriting(ParquetParts(folder, path, made, state), path, form)
 
 
 def answered(batch: pa.RecordBatch) -> Any:

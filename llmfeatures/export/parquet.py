@@ -4,64 +4,50 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from llmfeatures.errors import RequestError
-from llmfeatures.export.writing import RowExporter
-from llmfeatures.files import replacing
-
-_BEHIND = 2
-"""How many batches may wait to be written."""
+from llmfeatures.export.growing import ParquetParts
+from llmfeatures.export.writing import ResumableExporter, Writing
 
 
-class ParquetExporter(RowExporter):
+class ParquetExporter(ResumableExporter):
     """Writes the canonical rows as they are. The file's metadata carries the format number."""
 
-    @contextmanager
-    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
-        """As `RowExporter.opened`."""
-        with replacing(path) as part, parquet_writer(part, schema) as writer, behind(writer.write_batch) as write:
-
-            def add(batch: pa.RecordBatch) -> int:
-                write(batch)
-                return batch.num_rows
-
-            yield add
+    def begun(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> Writing:
+        """As `ResumableExporter.begun`."""
+        return ParquetWriting(ParquetParts(folder, path, schema, state), path)
 
 
-@contextmanager
-def behind(write: Callable[[pa.RecordBatch], None]) -> Generator[Callable[[pa.RecordBatch], None], None, None]:
-    """``write`` on a thread of its own, in order and a few batches behind: encoding Parquet needs no interpreter. What
-    it raises is raised by a later call, or at the end."""
-    with ThreadPoolExecutor(1, "llmfeatures-write") as pool:
-        pending: deque[Future[None]] = deque()
+class ParquetWriting(Writing):
+    """One Parquet file; ``form`` makes its rows of canonical ones, where they are not the same."""
 
-        def add(batch: pa.RecordBatch) -> None:
-            while len(pending) > _BEHIND or (pending and pending[0].done()):
-                pending.popleft().result()
-            pending.append(pool.submit(write, batch))
+    def __init__(
+        self, file: ParquetParts, path: Path, form: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+    ) -> None:
+        self._file, self._path, self._form = file, path, form
 
-        yield add
-        while pending:
-            pending.popleft().result()
+    def add(self, batch: pa.RecordBatch) -> int:
+        """As `Writing.add`."""
+        made = batch if self._form is None else self._form(batch)
+        self._file.write(made)
+        return made.num_rows
 
+    def state(self) -> dict[str, Any]:
+        """As `Writing.state`."""
+        return self._file.state()
 
-def parquet_writer(part: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer for a schema.
+    def sync(self) -> None:
+        """As `Writing.sync`."""
+        self._file.sync()
 
-    Raises:
-        RequestError: Parquet has no form for one of the spine's columns.
-    """
-    try:
-        return pq.ParquetWriter(part, schema, compression="zstd")
-    except pa.ArrowException as error:
-        raise RequestError(
-            f"the spine has a column that Parquet cannot hold ({error}); leave it out, or give it another type"
-        ) from None
+    def finish(self) -> dict[Path, Path]:
+        """As `Writing.finish`."""
+        return {self._file.finish(): self._path}
+
+    def close(self) -> None:
+        """As `Writing.close`."""
+        self._file.close()

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,41 @@ import pyarrow as pa
 from pyarrow import compute
 
 from llmfeatures.errors import RequestError
+from llmfeatures.files import partial_folder, sync
 from llmfeatures.ports import Exporter
 from llmfeatures.types import text
 
 pc: Any = compute
 _FORMATS = {".jsonl": "chat", ".jsonl.gz": "chat", ".jsonl.zst": "chat", ".parquet": "parquet"}
 _SHARE = "a split is name=share, as in train=0.8,test=0.2; shares are above 0 and sum to 1"
+
+
+class Writing(ABC):
+    """A dataset that is being written into a folder. It can be given up, and gone on with, after each batch."""
+
+    @abstractmethod
+    def add(self, batch: pa.RecordBatch) -> int:
+        """Write a batch of canonical rows and return how many rows it wrote.
+
+        Raises:
+            RequestError: the format's tool would misread a row; the message says which.
+        """
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Where it is after the last `add`: a few numbers and texts, as JSON takes them."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Have on disk what was added. The last `state` is then one to go on from, whatever happens later."""
+
+    @abstractmethod
+    def finish(self) -> dict[Path, Path]:
+        """Complete the dataset: each file in the folder, on disk, and where it belongs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is open; called in any case, and never raises."""
 
 
 class RowExporter(ABC):
@@ -37,6 +66,38 @@ class RowExporter(ABC):
         """As `Exporter.write`."""
         with self.opened(schema, path) as add:
             return sum(add(batch) for batch in batches)
+
+
+class ResumableExporter(RowExporter):
+    """A format whose writing can be interrupted and gone on with, to the same bytes."""
+
+    @abstractmethod
+    def begun(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> Writing:
+        """Begin a dataset that belongs at ``path``, or go on with one.
+
+        Args:
+            schema: of the canonical rows.
+            path: its name says how lines are compressed.
+            folder: where to write; on the filesystem of ``path``.
+            state: what `Writing.state` said, in an earlier run, before a `Writing.sync`; None begins.
+
+        Raises:
+            RequestError: the format has no form for one of the columns.
+        """
+
+    @contextmanager
+    def opened(self, schema: pa.Schema, path: Path) -> Generator[Callable[[pa.RecordBatch], int], None, None]:
+        """As `RowExporter.opened`."""
+        with partial_folder(path) as folder:
+            writing = self.begun(schema, path, folder, None)
+            try:
+                yield writing.add
+                made = writing.finish()
+            finally:
+                writing.close()
+            for part, place in made.items():
+                part.replace(place)
+            sync(path.parent)
 
 
 def format_of(path: Path) -> str:
@@ -106,16 +167,29 @@ def write_parts(
     Raises:
         RequestError: there are no join keys to split by.
     """
-    if not keys:
-        raise RequestError("split: the prompt has no join key to split by; leave the split out")
+    parted = parts_of(split, seed, keys)
     paths = part_paths(path, split)
     with ExitStack() as files:
         adds = [files.enter_context(exporter.opened(schema, paths[name])) for name in split]
-        return sum(_add(adds, batch, _parts(batch, split, seed, keys)) for batch in batches)
+        return sum(add(part) for batch in batches for add, part in zip(adds, parted(batch), strict=True))
 
 
-def _add(adds: Sequence[Callable[[pa.RecordBatch], int]], batch: pa.RecordBatch, parts: Any) -> int:
-    return sum(add(batch.filter(pc.equal(parts, number))) for number, add in enumerate(adds))
+def parts_of(
+    split: Mapping[str, float], seed: int, keys: Sequence[str]
+) -> Callable[[pa.RecordBatch], list[pa.RecordBatch]]:
+    """A function that gives the rows of a batch that belong to each part of a split.
+
+    Raises:
+        RequestError: there are no join keys to split by.
+    """
+    if not keys:
+        raise RequestError("split: the prompt has no join key to split by; leave the split out")
+
+    def parted(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        parts = _parts(batch, split, seed, keys)
+        return [batch.filter(pc.equal(parts, number)) for number in range(len(split))]
+
+    return parted
 
 
 def _parts(batch: pa.RecordBatch, split: Mapping[str, float], seed: int, keys: Sequence[str]) -> Any:

@@ -124,6 +124,12 @@ def test_promptfoo_refuses_what_it_would_expand(hostile: str, place: str, tmp_pa
         assert hostile in json.dumps(last, ensure_ascii=False)
 
 
+def test_an_empty_target_is_no_assertion_of_promptfoo(tmp_path: Path) -> None:
+    written("promptfoo", tmp_path / "x.jsonl", rows(["a", "b", "c"], ["", None, " "]))
+    asked = [json.loads(line).get("assert") for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert asked == [None, None, [{"type": "contains", "value": " "}]]
+
+
 @pytest.mark.parametrize("name", ["inspect", "langfuse", "mlflow"])
 def test_an_id_twice_is_refused_by_row(name: str, tmp_path: Path) -> None:
     first, second = rows(["a", "b"], [None, None], ["x", "y"]), rows(["c", "d"], [None, None], ["z", "x"])
