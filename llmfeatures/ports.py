@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from llmfeatures.schema import FeatureView, Source
 from llmfeatures.types import DType
@@ -281,6 +281,10 @@ class JoinStep:
 class OfflineStore(Protocol):
     """History. Implements the point-in-time rule; never applies a ttl; times are UTC, microseconds.
 
+    A view of aggregations has no rows of its own: at t its row is what the events by then make of each feature at the
+    last multiple of the view's cadence, and its event timestamp the last of these at which an event entered or left one
+    of the view's windows. `llmfeatures.testing.rule.aggregated` is that rule, for `join` and `latest` alike.
+
     Every method raises `SourceError` when a source is not what the registry says.
     """
 
@@ -370,6 +374,16 @@ class OfflineStore(Protocol):
         ...
 
 
+@runtime_checkable
+class VersionedSources(Protocol):
+    """What an `OfflineStore` may do besides: say which data it reads, so that an interrupted export can be gone on
+    with."""
+
+    def versions(self, views: Sequence[FeatureView]) -> list[str] | None:
+        """Texts that are others once the data of one of these views is; None when the store cannot tell."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """One completed materialization of a view. Times are stamps. ``known_up_to``: rows created up to then were read;
@@ -399,7 +413,11 @@ class StateStore(Protocol):
 
 
 class Exporter(Protocol):
-    """Writes historical prompts to a file. Atomic: the file is whole, or it is not there."""
+    """Writes historical prompts to a file. Atomic: the file is whole, or it is not there.
+
+    One whose interrupted export is gone on with is a `llmfeatures.export.writing.ResumableExporter`; any other begins
+    anew.
+    """
 
     def write(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
         """Write all batches (canonical rows, see `llmfeatures.history`) and return how many rows were written."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +20,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmfeatures.errors import RequestError
-from llmfeatures.export.parquet_files import put_together
+from llmfeatures.export.parquet_files import parquet_writer, put_together, stored_schema
 from llmfeatures.files import sync
 
 _BEHIND = 2
@@ -184,7 +183,7 @@ class ParquetParts:
     """
 
     def __init__(self, folder: Path, path: Path, schema: pa.Schema, state: Mapping[str, Any] | None) -> None:
-        self._folder, self._name, self._schema = folder, path.name, schema
+        self._folder, self._name, self._schema = folder, path.name, stored_schema(schema)
         self._ended: list[tuple[str, int]] = [(name, rows) for name, rows in state["parts"]] if state else []
         self._rows = 0
         self._writer: pq.ParquetWriter | None = None
@@ -194,7 +193,7 @@ class ParquetParts:
             if pq.read_metadata(folder / name).num_rows < rows:
                 raise ValueError(f"{name} has fewer rows than it had")
         if not self._ended:
-            self._writer = parquet_writer(folder / self._part, schema)
+            self._writer = parquet_writer(folder / self._part, self._schema)
 
     @property
     def _part(self) -> str:
@@ -208,7 +207,8 @@ class ParquetParts:
             self._writer = parquet_writer(self._folder / self._part, self._schema)
         while len(self._pending) > _BEHIND or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._writer.write_batch, batch))
+        stored = batch if batch.schema.equals(self._schema) else batch.cast(self._schema)
+        self._pending.append(self._pool.submit(self._writer.write_batch, stored))
         self._rows += batch.num_rows
 
     def state(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class ParquetParts:
         whole = self._folder / name
         if len(self._ended) > 1 or pq.read_metadata(whole).num_rows != rows:
             whole = self._folder / f"{self._name}.whole"
-            put_together([(self._folder / part, rows) for part, rows in self._ended], whole)
+            put_together([(self._folder / part, rows) for part, rows in self._ended], whole, self._schema)
             sync(whole)
         return whole
 
@@ -254,32 +254,3 @@ class ParquetParts:
         ended = (self._part, self._rows)
         self._writer, self._rows = None, 0
         self._ended.append(ended)
-
-
-def parquet_writer(part: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer for a schema.
-
-    Raises:
-        RequestError: Parquet has no form for one of the spine's columns.
-    """
-    try:
-        repeating: Any = _repeating(schema)  # the stubs know only a bool
-        return pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=repeating)
-    except pa.ArrowException as error:
-        raise RequestError(
-            f"the spine has a column that Parquet cannot hold ({error}); leave it out, or give it another type"
-        ) from None
-
-
-def _repeating(fields: Iterable[Any], within: str = "") -> list[str]:
-    """The leaves whose values come again: not ids and moments, for which a dictionary costs more than it saves."""
-    paths: list[str] = []
-    for field in fields:
-        path, dtype = within + field.name, field.type
-        while pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
-            path, dtype = f"{path}.list.element", dtype.value_type
-        if pa.types.is_struct(dtype):
-            paths += _repeating(dtype, f"{path}.")
-        elif path != "id" and not pa.types.is_timestamp(dtype):
-            paths.append(path)
-    return paths

@@ -27,6 +27,7 @@ from llmfeatures.offline import spine as spines
 from llmfeatures.offline.database import Database
 from llmfeatures.offline.sources import Described, describe, examine, label_of, relations, run, translated
 from llmfeatures.offline.strategy import checked
+from llmfeatures.offline.versions import versions as source_versions
 from llmfeatures.ports import ClockName, Joined, JoinStep, LatestBatch, LatestCount, Lookup, Since
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType
@@ -122,8 +123,8 @@ class DuckDBStore:
             count = joins.load(con, opened, asked, spool)
             asks = self._asks(con, asked)
             answers = [
-                joins.answer(con, self.root, number, asks[asked.keysets[number]], lookup, clock)
-                for number, lookup in enumerate(lookups)
+                joins.answer(con, self.root, number, asks[group.keyset], group, clock)
+                for number, group in enumerate(joins.together(con, self.root, lookups, asked.keysets))
             ]
             yield from joins.joined(con, spool, opened.schema, answers, count)
 
@@ -136,7 +137,8 @@ class DuckDBStore:
         timestamp: str = "event_timestamp",
         dtypes: Mapping[str, DType] | None = None,
     ) -> tuple[JoinStep, ...]:
-        """As `OfflineStore.explain`; the spine is read whole, and of the history keys and event timestamps."""
+        """As `OfflineStore.explain`; the spine is read whole, and of the history statistics, or else keys and event
+        timestamps."""
         del clock  # what it adds is answered in the same way
         asked = joins.Asked.of(lookups, timestamp)
         with self._connection() as con, spines.opened(spine, asked.dtypes(dtypes or {})) as opened:
@@ -144,8 +146,8 @@ class DuckDBStore:
             joins.load(con, opened, asked, None)
             asks = self._asks(con, asked)
             return tuple(
-                joins.explained(con, self.root, asks[asked.keysets[number]], lookup)
-                for number, lookup in enumerate(lookups)
+                joins.explained(con, self.root, asks[group.keyset], group)
+                for group in joins.together(con, self.root, lookups, asked.keysets)
             )
 
     def _asks(self, con: duckdb.DuckDBPyConnection, asked: joins.Asked) -> dict[tuple[str, ...], joins.Asks]:
@@ -161,6 +163,16 @@ class DuckDBStore:
         with ExitStack() as stack:
             opened = stack.enter_context(spines.opened(spine, dtypes or {}))
             return pa.RecordBatchReader.from_batches(opened.schema, _read(opened.batches, stack.pop_all()))
+
+    def versions(self, views: Sequence[FeatureView]) -> list[str] | None:
+        """As `VersionedSources.versions`."""
+        found: list[str] = []
+        for view in views:
+            of_view = source_versions(self.root, view)
+            if of_view is None:
+                return None
+            found += of_view
+        return found
 
     def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
         """As `OfflineStore.count_latest`; the number of keys is exact."""

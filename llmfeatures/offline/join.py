@@ -6,28 +6,34 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.errors import SourceError
 from llmfeatures.offline import spine as spines
-from llmfeatures.offline import sql, strategy
+from llmfeatures.offline import sql, statistics, strategy
 from llmfeatures.offline.aggregate import aggregated_winners
-from llmfeatures.offline.sources import Described, describe, rows, run, translated
+from llmfeatures.offline.sources import Described, describe, run, shared_rows, translated
 from llmfeatures.offline.strategy import Asking, Decision
 from llmfeatures.offline.ties import picked_table
 from llmfeatures.ports import ClockName, FoundColumns, Joined, JoinStep, Lookup
 from llmfeatures.types import DType
 
 _TIMESTAMP = DType("timestamp").arrow()
-_LOAD_ROWS = 5 * spines.BATCH_ROWS
+_LOAD_ROWS = 16 * spines.BATCH_ROWS
+"""So many rows are inserted while the next ones are read."""
+_COUNT = array("q", range(spines.BATCH_ROWS))
+_pc: Any = compute
 
 
 @dataclass(slots=True)
@@ -77,8 +83,9 @@ class Asked:
 
 
 def _numbers(first: int, count: int) -> Any:
-    """``first, first + 1, …``, from their bytes: from Python numbers, pyarrow would import pandas."""
-    return pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(array("q", range(first, first + count)))])
+    """``first, first + 1, …``: from Python numbers, pyarrow would import pandas."""
+    counted = pa.Array.from_buffers(pa.int64(), count, [None, pa.py_buffer(_COUNT)])
+    return _pc.add(counted, columns.constant(first))
 
 
 def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spool: spines.Spool | None) -> int:
@@ -90,13 +97,19 @@ def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spo
     run(con, f"CREATE TEMP TABLE spine ({sql.commas(['_row BIGINT', 't BIGINT'], short)})")
     number = 0
     pending: list[Any] = []
-    for batch in spines.rebatched(opened.batches, spines.BATCH_ROWS):
-        if spool is not None:
-            spool.add(batch)
-        pending.append(asked.table(batch, number))
-        number += batch.num_rows
-        if len(pending) * spines.BATCH_ROWS >= _LOAD_ROWS:
-            _insert(con, pending)
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        inserting: Future[None] | None = None
+        for batch in spines.rebatched(opened.batches, spines.BATCH_ROWS):
+            if spool is not None:
+                spool.add(batch)
+            pending.append(asked.table(batch, number))
+            number += batch.num_rows
+            if len(pending) * spines.BATCH_ROWS >= _LOAD_ROWS:
+                if inserting is not None:
+                    inserting.result()
+                inserting, pending = beside.submit(_insert, con, pending), []
+        if inserting is not None:
+            inserting.result()
     _insert(con, pending)
     for keyset in dict.fromkeys(asked.keysets):
         run(con, sql.keys_table(_named("keys", keyset), keyset))
@@ -104,12 +117,11 @@ def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spo
     return number
 
 
-def _insert(con: duckdb.DuckDBPyConnection, pending: list[Any]) -> None:
+def _insert(con: duckdb.DuckDBPyConnection, pending: Sequence[Any]) -> None:
     if pending:
         con.register("arriving", pa.concat_tables(pending))
         run(con, "INSERT INTO spine SELECT * FROM arriving")
         con.unregister("arriving")
-        pending.clear()
 
 
 def _named(prefix: str, keyset: tuple[str, ...]) -> str:
@@ -117,17 +129,82 @@ def _named(prefix: str, keyset: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Lookups that one search answers: their views have one history, and their keys are the same columns of the spine.
+
+    ``places`` are the lookups' own among all, ``described`` has the relations of each one's view.
+    """
+
+    keyset: tuple[str, ...]
+    places: tuple[int, ...]
+    lookups: tuple[Lookup, ...]
+    described: tuple[tuple[Described, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """How many features there are to bring."""
+        return sum(len(one.features) for one in self.lookups)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all features of each view are brought, so that ties can be settled without reading more."""
+        return all({each.name for each in one.view.features} <= set(one.features) for one in self.lookups)
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether it is one view of aggregations."""
+        return bool(self.lookups[0].view.aggregates)
+
+    @property
+    def has_created(self) -> bool:
+        """Whether rows have a created timestamp."""
+        return any(one.relation.created is not None for one in self.described[0])
+
+    def rows(self, until: int | None, features: Sequence[Sequence[str]] | None = None) -> str:
+        """Rows of the history with these features of each lookup; see `sources.shared_rows`."""
+        return shared_rows(self.described, features or [() for _ in self.lookups], until)
+
+    def brought(self) -> list[list[str]]:
+        """Per lookup the columns of its features in tables of this search: ``v0…``, one lookup after another."""
+        ends = accumulate((len(one.features) for one in self.lookups), initial=0)
+        return [[f"v{number}" for number in range(first, after)] for first, after in pairwise(ends)]
+
+
+def together(
+    con: duckdb.DuckDBPyConnection, root: Path, lookups: Sequence[Lookup], keysets: Sequence[tuple[str, ...]]
+) -> list[Together]:
+    """Part the lookups into groups that are answered by one search each. ``keysets`` are those of `Asked`.
+
+    A history that is looked up by several sets of columns is read once for each: rows of the one are not those of the
+    other, and to keep both until both are searched would take their memory together.
+
+    Raises:
+        SourceError: a view's source is not what the registry says.
+    """
+    groups: dict[Hashable, list[tuple[int, Lookup, tuple[Described, ...]]]] = {}
+    for place, (lookup, keyset) in enumerate(zip(lookups, keysets, strict=True)):
+        described = tuple(describe(con, root, lookup.view))
+        alone = lookup.view.aggregates or not described
+        read = place if alone else tuple(one.read for one in described)
+        groups.setdefault((keyset, read), []).append((place, lookup, described))
+    found: list[Together] = []
+    for group in groups.values():
+        places, grouped, described = zip(*group, strict=True)
+        found.append(Together(keyset=keysets[places[0]], places=places, lookups=grouped, described=described))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answers to one lookup.
+    """The answers to lookups that were searched together.
 
     The table ``winners_N`` has ``e, v0…`` of the winners by ``_row``; or by the number ``u`` of the key, and ``hidden``
     with it, when each key is asked for at ``one`` moment only. Else the table ``hidden_N``, if any, has those rows, or
     the winners are ``marked`` with ``hidden`` themselves.
     """
 
-    lookup: Lookup
+    of: Together
     number: int
-    keyset: tuple[str, ...]
     found: bool = True
     one: bool = False
     hidden: bool = False
@@ -135,16 +212,19 @@ class Answer:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the final query for this lookup."""
+        """The columns of the final query for these lookups."""
         if not self.found:
             return []
-        one = f"coalesce(w{self.number}.hidden, false)"
-        hidden = one if self.one or self.marked else f"h{self.number}._row IS NOT NULL" if self.hidden else "false"
-        values = [f"w{self.number}.v{i} AS v{self.number}_{i}" for i in range(len(self.lookup.features))]
-        return [f"w{self.number}.e AS e{self.number}", f"{hidden} AS h{self.number}", *values]
+        number = self.number
+        listed = [f"w{number}.e AS e{number}", *(f"w{number}.v{i} AS v{number}_{i}" for i in range(self.of.width))]
+        if self.one or self.marked:
+            listed.append(f"coalesce(w{number}.hidden, false) AS h{number}")
+        elif self.hidden:
+            listed.append(f"h{number}._row IS NOT NULL AS h{number}")
+        return listed
 
     def joins(self, within: str) -> str:
-        """The tables of the final query for this lookup; ``within`` is the condition on ``_row``."""
+        """The tables of the final query for these lookups; ``within`` is the condition on ``_row``."""
         number = self.number
         if not self.found:
             return ""
@@ -154,123 +234,143 @@ class Answer:
             return f" LEFT JOIN (SELECT * FROM {table} WHERE {within}) {alias} ON {alias}._row = s._row"
 
         if self.one:
-            asks = joined(_named("asks", self.keyset), "a")
+            asks = joined(_named("asks", self.of.keyset), "a")
             return f"{asks} LEFT JOIN winners_{number} w{number} ON w{number}.u = a{number}.u"
         return joined(f"winners_{number}", "w") + (joined(f"hidden_{number}", "h") if self.hidden else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asks:
-    """What a spine asks of one set of key columns, and under which limit and forced strategy it is answered."""
+    """What a spine asks of one set of key columns, and under which limit and forced strategy it is answered.
+
+    ``last`` is the last moment asked for, None when nothing is asked.
+    """
 
     keyset: tuple[str, ...]
     asking: Asking
+    last: int | None
     memory: int
     forced: str | None
 
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, keyset: tuple[str, ...], forced: str | None) -> Asks:
         """Look at the loaded keys."""
-        keys, asks, most, one = run(con, sql.asking(_named("keys", keyset)))[0]
+        keys, asks, most, one, last = run(con, sql.asking(_named("keys", keyset)))[0]
         asking = Asking(keys=keys, asks=asks, most=most, one=one)
-        return cls(keyset=keyset, asking=asking, memory=_memory(con), forced=forced)
+        return cls(keyset=keyset, asking=asking, last=last, memory=_memory(con), forced=forced)
 
     def decide(self, rows: int) -> Decision:
         """The strategy for a history that has so many rows for these asks."""
         return strategy.decide(self.asking, rows, self.memory, self.forced)
 
+    def settled(self, most: int) -> bool:
+        """Whether the decision is the same for every number of rows up to this one."""
+        few, many = self.decide(0), self.decide(most)
+        return (few.strategy, few.passes) == (many.strategy, many.passes)
+
 
 def answer(
-    con: duckdb.DuckDBPyConnection, root: Path, number: int, asks: Asks, lookup: Lookup, clock: ClockName
+    con: duckdb.DuckDBPyConnection, root: Path, number: int, asks: Asks, asked: Together, clock: ClockName
 ) -> Answer:
-    """Find the winner of each spine row for one lookup.
+    """Find the winner of each spine row for lookups that are answered together.
 
     Raises:
-        SourceError: the view's source is not what the registry says.
+        SourceError: the views' source is not what the registry says.
     """
-    described = describe(con, root, lookup.view)
-    keyset = asks.keyset
-    if not described:
-        return Answer(lookup=lookup, number=number, keyset=keyset, found=False)
-    if lookup.view.aggregates:
-        with translated(lookup.view, root):
-            aggregated_winners(con, root, number, keyset, lookup, clock)
-        return Answer(lookup=lookup, number=number, keyset=keyset, marked=True)
-    has_created = any(one.relation.created is not None for one in described)
-    created = clock == "known" and has_created
-    search = _Search(con, lookup, described, f"winners_{number}", asks)
-    with translated(lookup.view, root):
+    first = asked.lookups[0]
+    if not asked.described[0]:
+        return Answer(of=asked, number=number, found=False)
+    if asked.aggregated:
+        with translated(first.view, root):
+            aggregated_winners(con, root, number, asked.keyset, first, clock)
+        return Answer(of=asked, number=number, marked=True)
+    created = clock == "known" and asked.has_created
+    search = _Search(con, asked, f"winners_{number}", asks)
+    with translated(first.view, root):
         if asks.asking.one and asks.forced is None:
             search.newest(created=created)
-            return Answer(lookup=lookup, number=number, keyset=keyset, one=True)
-        if not has_created:
+            return Answer(of=asked, number=number, one=True)
+        if not asked.has_created:
             search.plain()
-            return Answer(lookup=lookup, number=number, keyset=keyset)
+            return Answer(of=asked, number=number)
         hidden = search.steps(f"hidden_{number}", created=created)
-    return Answer(lookup=lookup, number=number, keyset=keyset, hidden=hidden)
+    return Answer(of=asked, number=number, hidden=hidden)
 
 
-def explained(con: duckdb.DuckDBPyConnection, root: Path, asks: Asks, lookup: Lookup) -> JoinStep:
-    """What `answer` will do for one lookup. Reads keys and event timestamps of the history, to count its rows.
+def explained(con: duckdb.DuckDBPyConnection, root: Path, asks: Asks, asked: Together) -> JoinStep:
+    """What `answer` will do. Reads keys and event timestamps of the history, to count its rows, unless all that the
+    statistics of its files allow leads to one decision: then rows are the most that there can be, and the reason says
+    so.
 
     Raises:
-        SourceError: the view's source is not what the registry says.
+        SourceError: the views' source is not what the registry says.
     """
-    described = describe(con, root, lookup.view)
-    asking, names = asks.asking, (lookup.view.name,)
-    if not described:
+    names = tuple(one.view.name for one in asked.lookups)
+    if not asked.described[0]:
         reason = "rows that are only pushed have no history to join"
-        return JoinStep(
-            views=names, strategy="none", passes=0, reason=reason, rows=0, asks=asking.asks, keys=asking.keys
-        )
-    with translated(lookup.view, root):
-        kept = run(con, sql.history_rows(_named("keys", asks.keyset), asks.keyset, rows(described, [])))[0][0]
+        return _step(names, asks, Decision(strategy="none", passes=0, reason=reason), 0)
+    with translated(asked.lookups[0].view, root):
+        known = statistics.of(con, asked.described[0], (_named("keys", asks.keyset), asks.keyset[0]), asks.last)
+        most = None if known is None else known.rows
+        if most is not None and asks.settled(most):
+            kept = most
+        else:
+            kept = run(con, sql.history_rows(_named("keys", asks.keyset), asks.keyset, asked.rows(asks.last)))[0][0]
+            most = None
     decided = asks.decide(kept)
-    if lookup.view.aggregates:
+    if asked.aggregated:
         decided = Decision(strategy="windows", reason=f"the events of each window are aggregated, of {kept:,} in all")
+    reason = decided.reason if known is None else f"{decided.reason}; {known.said}"
+    if most is not None:
+        reason += f"; at most {most:,} rows can matter, none was read to count them"
+    return _step(names, asks, replace(decided, reason=reason), kept)
+
+
+def _step(names: tuple[str, ...], asks: Asks, decided: Decision, rows: int) -> JoinStep:
     return JoinStep(
         views=names,
         strategy=decided.strategy,
         passes=decided.passes,
         reason=decided.reason,
-        rows=kept,
-        asks=asking.asks,
-        keys=asking.keys,
+        rows=rows,
+        asks=asks.asking.asks,
+        keys=asks.asking.keys,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """The search for one lookup's winners."""
+    """The search for the winners of lookups that are answered together."""
 
     con: duckdb.DuckDBPyConnection
-    lookup: Lookup
-    described: Sequence[Described]
+    of: Together
     winners: str
     asked: Asks
 
     def newest(self, *, created: bool) -> None:
         """Each key is asked for at one moment only: its newest row by then."""
-        count = len(self.lookup.features)
-        statement = sql.newest_table(self.winners, self._keys, self._keyset, self._rows, count, created=created)
+        width = self.of.width
+        statement = sql.newest_table(self.winners, self._keys, self.of.keyset, self._rows, width, created=created)
         found = run(self.con, statement)[0][0]
         if found <= 1 or not run(self.con, sql.newest_ties(self.winners))[0][0]:
             return
         run(self.con, sql.newest_groups(self.winners))
-        for settle in sql.newest_settled(self.winners, self._pick()):
-            run(self.con, settle)
+        self._settle(self.winners, ("u", "e", "c"))
+        for statement in sql.newest_settled(self.winners, width):
+            run(self.con, statement)
         self._drop()
 
     def plain(self) -> None:
         """Rows without a created timestamp: the last event by the moment wins, under both clocks."""
-        count = len(self.lookup.features)
-        kept = run(self.con, sql.history_table(self._keys, self._keyset, self._rows, count, created=False))[0][0]
+        width = self.of.width
+        kept = run(self.con, sql.history_table(self._keys, self.of.keyset, self._rows, width, created=False))[0][0]
         run(self.con, sql.FOUND)
         found = self._find(kept, self._asks, sql.EVENTS, late="false")
-        answered = run(self.con, sql.plain_winners(self.winners, sql.names("v", count)))[0][0]
+        answered = run(self.con, sql.plain_winners(self.winners, width))[0][0]
         if answered > found:
             run(self.con, sql.PLAIN_GROUPS)
-            for statement in sql.plain_settled(self.winners, self._pick()):
+            self._settle("history", ("u", "e"))
+            for statement in sql.plain_settled(self.winners, width):
                 run(self.con, statement)
         self._drop()
 
@@ -281,8 +381,8 @@ class _Search:
 
         Returns whether there is a table of rows that the clock hides.
         """
-        count = len(self.lookup.features)
-        kept = run(self.con, sql.history_table(self._keys, self._keyset, self._rows, count, created=True))[0][0]
+        width = self.of.width
+        kept = run(self.con, sql.history_table(self._keys, self.of.keyset, self._rows, width, created=True))[0][0]
         run(self.con, sql.FOUND)
         self._find(kept, self._asks, sql.EVENTS, late="false")
         run(self.con, sql.BEST)
@@ -292,11 +392,11 @@ class _Search:
                 run(self.con, statement)
             self._find(kept, hidden, sql.STEPS, late="true")
             run(self.con, sql.LATE_BEST)
-        tied: list[str] | None = None
-        if run(self.con, sql.TIES)[0][0]:
+        tied = run(self.con, sql.TIES)[0][0] > 0
+        if tied:
             run(self.con, sql.GROUPS)
-            tied = self._pick()
-        run(self.con, sql.winners_table(self.winners, sql.names("v", count), tied))
+            self._settle("history", ("u", "e", "c"))
+        run(self.con, sql.winners_table(self.winners, width, tied=tied))
         self._drop()
         return late
 
@@ -310,28 +410,40 @@ class _Search:
         return found
 
     @property
-    def _keyset(self) -> tuple[str, ...]:
-        return self.asked.keyset
-
-    @property
     def _keys(self) -> str:
-        return _named("keys", self._keyset)
+        return _named("keys", self.of.keyset)
 
     @property
     def _asks(self) -> str:
-        return _named("asks", self._keyset)
+        return _named("asks", self.of.keyset)
 
     @property
     def _rows(self) -> str:
-        return rows(self.described, self.lookup.features)
+        return self.of.rows(self.asked.last, [one.features for one in self.of.lookups])
 
-    def _pick(self) -> list[str]:
-        """Settle the table ``groups`` of ties; gives the names of the lookup's features in the table ``tied``."""
-        names = [one.name for one in self.lookup.view.features]
-        all_rows = rows(self.described, names)
-        run(self.con, sql.tied_rows_table(self._keys, self._keyset, all_rows, len(names)))
-        picked_table(self.con, self.lookup.view.features)
-        return [f"v{names.index(one)}" for one in self.lookup.features]
+    def _settle(self, kept: str, times: Sequence[str]) -> None:
+        """From the table ``groups`` of ties make the table ``settled``: each view's own features decide, all of them.
+
+        ``kept`` has the rows that were read, and ``times`` are its columns that tell groups apart.
+        """
+        lookups = self.of.lookups
+        every = tuple(replace(one, features=tuple(each.name for each in one.view.features)) for one in lookups)
+        if self.of.whole:
+            read = self.of
+            run(self.con, sql.tied_kept_table(kept, times, read.width))
+        else:
+            read = replace(self.of, lookups=every)
+            tied = read.rows(self.asked.last, [one.features for one in every])
+            run(self.con, sql.tied_rows_table(self._keys, read.keyset, tied, read.width))
+        chosen: list[list[str]] = []
+        for number, (one, known, held) in enumerate(zip(lookups, read.lookups, read.brought(), strict=True)):
+            column = dict(zip(known.features, held, strict=True))
+            features = one.view.features
+            picked_table(self.con, features, [column[each.name] for each in features], f"picked_{number}")
+            chosen.append([column[name] for name in one.features])
+        run(self.con, sql.settled_table(chosen))
+        for number in range(len(lookups)):
+            run(self.con, f"DROP TABLE picked_{number}")
 
     def _drop(self) -> None:
         for table in sql.STEP_TABLES:
@@ -354,7 +466,7 @@ def joined(
 def _ordered(con: duckdb.DuckDBPyConnection, answers: Sequence[Answer], count: int) -> Generator[Any]:
     """The answers by ``_row``, one range of rows after another: all at once would be hash tables of all winners."""
     wanted = sql.commas(["s.t"], (one for answer in answers for one in answer.columns))
-    step = strategy.range_rows(len(answers), _memory(con))
+    step = strategy.range_rows(sum(len(one.of.lookups) for one in answers), _memory(con), count)
     for first in range(0, max(1, count), step):
         within = f"_row BETWEEN {first} AND {first + step - 1}"
         tables = "".join(answer.joins(within) for answer in answers)
@@ -384,24 +496,29 @@ def _memory(con: duckdb.DuckDBPyConnection) -> int:
 
 def _one(batch: Any, raw: Any, answers: Sequence[Answer]) -> Joined:
     at = raw.column("t").view(_TIMESTAMP)
-    return Joined(spine=batch, at=at, found=tuple(_found(one, raw) for one in answers))
+    found = {place: one for each in answers for place, one in _found(each, raw)}
+    return Joined(spine=batch, at=at, found=tuple(found[place] for place in sorted(found)))
 
 
-def _found(answer: Answer, raw: Any) -> FoundColumns:
-    features = [answer.lookup.view.feature(name) for name in answer.lookup.features]
+def _found(answer: Answer, raw: Any) -> Iterator[tuple[int, FoundColumns]]:
+    """The place of each lookup and its columns."""
     count = raw.num_rows
-    if not answer.found:
-        nothing = tuple(pa.nulls(count, one.dtype.arrow()) for one in features)
-        return FoundColumns(event=pa.nulls(count, _TIMESTAMP), columns=nothing, hidden=_falses(count))
-    arrays: list[Any] = []
-    invalid: dict[int, tuple[str, str]] = {}
-    for number, feature in enumerate(features):
-        made = columns.canonical(feature.dtype, raw.column(f"v{answer.number}_{number}"))
-        arrays.append(made.array)
-        for row, reason in made.invalid.items():
-            invalid.setdefault(row, (feature.name, reason))
-    event = raw.column(f"e{answer.number}").view(_TIMESTAMP)
-    return FoundColumns(event=event, columns=tuple(arrays), invalid=invalid, hidden=raw.column(f"h{answer.number}"))
+    for place, lookup, held in zip(answer.of.places, answer.of.lookups, answer.of.brought(), strict=True):
+        features = [lookup.view.feature(name) for name in lookup.features]
+        if not answer.found:
+            nothing = tuple(pa.nulls(count, one.dtype.arrow()) for one in features)
+            yield place, FoundColumns(event=pa.nulls(count, _TIMESTAMP), columns=nothing, hidden=_falses(count))
+            continue
+        arrays: list[Any] = []
+        invalid: dict[int, tuple[str, str]] = {}
+        for name, feature in zip(held, features, strict=True):
+            made = columns.canonical(feature.dtype, raw.column(f"v{answer.number}_{name[1:]}"))
+            arrays.append(made.array)
+            for row, reason in made.invalid.items():
+                invalid.setdefault(row, (feature.name, reason))
+        event, marks = raw.column(f"e{answer.number}").view(_TIMESTAMP), f"h{answer.number}"
+        hidden = raw.column(marks) if marks in raw.schema.names else _falses(count)
+        yield place, FoundColumns(event=event, columns=tuple(arrays), invalid=invalid, hidden=hidden)
 
 
 def _falses(count: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,16 +91,35 @@ def untyped(view: FeatureView) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A relation that was looked at: its table expression and the Arrow type of each of its columns."""
+    """A relation that was looked at: its table expression and the Arrow type of each of its columns.
+
+    ``files`` is the pattern of its Parquet files, None for a query.
+    """
 
     view: FeatureView
     relation: Relation
     table: str
     types: dict[str, Any]
     empty: frozenset[str] = frozenset()
+    files: str | None = None
+
+    @property
+    def read(self) -> Hashable:
+        """Relations for which this is equal have the same rows, keys and timestamps: they differ in features only."""
+        relation, dtypes = self.relation, self.view.entity.join_keys.values()
+        return self.table, tuple(relation.keys.values()), tuple(dtypes), relation.event, relation.created
 
     def rows(self, features: Sequence[str]) -> str:
         """A SELECT of the join keys (``k0…``), the timestamps (``e``, ``c``) and the features (``v0…``) as they are."""
+        return self.selected(self.values(features))
+
+    def values(self, features: Sequence[str]) -> list[str]:
+        """What to select for these features."""
+        return [self._value(self.view.feature(name)) for name in features]
+
+    def selected(self, values: Sequence[str], until: int | None = None) -> str:
+        """As `rows`, with values that are selected so already. ``until`` leaves out rows of later events, as far as
+        statistics of files can tell: those they cannot tell about may be there."""
         columns = [
             f"{sql.key(self._column(column), dtype, self.types[column])} AS k{number}"
             for number, (column, dtype) in enumerate(
@@ -113,8 +132,10 @@ class Described:
             sql.NONE_CREATED if created is None else sql.created_micros(self._column(created), self.types[created])
         )
         columns.append(f"{written}::BIGINT AS c")
-        columns += [f"{self._value(self.view.feature(name))} AS v{number}" for number, name in enumerate(features)]
-        return f"SELECT {', '.join(columns)} FROM {self.table} AS _source"
+        columns += [f"{value} AS v{number}" for number, value in enumerate(values)]
+        selected = f"SELECT {', '.join(columns)} FROM {self.table} AS _source"
+        within = None if until is None else sql.until(self._column(event), self.types[event], until)
+        return selected if within is None else f"{selected} WHERE {within}"
 
     def _column(self, name: str) -> str:
         return f"_source.{sql.ident(name)}"
@@ -129,6 +150,18 @@ class Described:
 def rows(described: Sequence[Described], features: Sequence[str]) -> str:
     """All rows of a view's relations."""
     return " UNION ALL ".join(one.rows(features) for one in described)
+
+
+def shared_rows(
+    described: Sequence[Sequence[Described]], features: Sequence[Sequence[str]], until: int | None = None
+) -> str:
+    """All rows of several views whose relations are `Described.read` alike, read once: the features of the first view,
+    then those of the next, as ``v0…``. ``until`` as in `Described.selected`."""
+    selects: list[str] = []
+    for alike in zip(*described, strict=True):
+        values = [one.values(names) for one, names in zip(alike, features, strict=True)]
+        selects.append(alike[0].selected([value for each in values for value in each], until))
+    return " UNION ALL ".join(selects)
 
 
 def describe(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView) -> list[Described]:
@@ -153,10 +186,10 @@ def examine(
     label, others = label_of(view), untyped(view)
     view = read_of(view)
     try:
-        table, files = _table(con, root, view, relation)
+        table, files, many = _table(con, root, view, relation)
         with translated(view, root):
             schema = con.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table().schema
-            mixed = _mixed(con, files) if files is not None else {}
+            mixed = _mixed(con, files) if files is not None and many else {}
     except SourceError as error:
         return None, [str(error)]
     types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
@@ -183,7 +216,7 @@ def examine(
                 empty.add(column)
             else:
                 problems.append(f"{label}: column {column!r} of feature {feature.name!r}: {reason}")
-    return Described(view, relation, table, types, frozenset(empty)), problems
+    return Described(view, relation, table, types, frozenset(empty), files), problems
 
 
 def label_of(view: FeatureView) -> str:
@@ -240,20 +273,23 @@ def _all_null(con: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
     return not run(con, f"SELECT 1 FROM {table} AS _source WHERE _source.{name} IS NOT NULL LIMIT 1")
 
 
-def _table(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relation: Relation) -> tuple[str, str | None]:
-    """The table expression of a source, and the pattern of its files when there can be several."""
+def _table(
+    con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relation: Relation
+) -> tuple[str, str | None, bool]:
+    """The table expression of a source, the pattern of its files if it has such, and whether they can be several."""
     source = relation.source
     if not isinstance(source, ParquetSource):
         with translated(view, root):
             statements = con.extract_statements(source.query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise SourceError(f"{label_of(view)}: the query of a SqlSource is one SELECT")
-        return sql.query(source.query), None
+        return sql.query(source.query), None, False
     if "://" in source.path:
-        return sql.parquet(source.path, many=True, hive=None), source.path
+        return sql.parquet(source.path, many=True, hive=None), source.path, True
     whole = root / source.path
     if whole.is_file():
-        return sql.parquet(sql.glob_safe(str(whole)), many=False, hive=_hive(view, relation, source.path)), None
+        file = sql.glob_safe(str(whole))
+        return sql.parquet(file, many=False, hive=_hive(view, relation, source.path)), file, False
     if whole.is_dir():
         pattern = sql.glob_safe(str(whole)) + "/**/*.parquet"
         first = next(whole.rglob("*.parquet"), None)
@@ -263,7 +299,7 @@ def _table(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView, relati
         inner = next(glob.iglob(source.path, root_dir=root, recursive=True), None)  # noqa: PTH207
     if inner is None:
         raise SourceError(_nothing_there(view, root))
-    return sql.parquet(pattern, many=True, hive=_hive(view, relation, inner)), pattern
+    return sql.parquet(pattern, many=True, hive=_hive(view, relation, inner)), pattern, True
 
 
 def _hive(view: FeatureView, relation: Relation, path: str) -> dict[str, str] | None:

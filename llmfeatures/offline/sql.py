@@ -18,6 +18,8 @@ NONE_CREATED = FIRST_MICROSECOND - 1
 """The created timestamp of a row that has none."""
 NEVER = LAST_MICROSECOND + 1
 """A created timestamp after every moment that can be asked for."""
+_NANOS = 2**63 // 1000 - 1
+"""The last microsecond that nanoseconds in 64 bits can count to; the first one is its negative."""
 _SPAN = 2**60
 """More than the number of microseconds from `NONE_CREATED` to `NEVER`."""
 
@@ -75,6 +77,20 @@ def _counted(column: str, held: Any) -> str:
         nanos = f"epoch_ns({column})"
         return f"(({nanos} - (({nanos} % 1000) + 1000) % 1000) // 1000)"
     return f"epoch_us({column})"
+
+
+def until(column: str, held: Any, last: int) -> str | None:
+    """A condition that rows of no later moment than ``last`` meet, and that statistics of files can answer: on the
+    column as it is. None where there is no such. The session's time zone is UTC."""
+    if pt.is_date(held):
+        return f"{column} <= make_timestamp({last})::DATE"
+    if not pt.is_timestamp(held):
+        return None
+    if held.unit == "ns":  # finer than ``last``, and of fewer years
+        last += 1
+        if not -_NANOS <= last <= _NANOS:
+            return None
+    return f"{column} <= make_timestamp({last})"
 
 
 def key(column: str, dtype: DType, held: Any) -> str:
@@ -155,8 +171,8 @@ def asks_table(table: str, keys: str, columns: Sequence[str]) -> str:
 def asking(keys: str) -> str:
     """How many keys and asks there are, the most asks of one key, and whether each key has one moment only."""
     return (
-        "SELECT count(*), coalesce(sum(n), 0)::BIGINT, coalesce(max(n), 0), coalesce(bool_and(first = t), true) "
-        f"FROM {keys}"
+        "SELECT count(*), coalesce(sum(n), 0)::BIGINT, coalesce(max(n), 0), coalesce(bool_and(first = t), true), "
+        f"max(t) FROM {keys}"
     )
 
 
@@ -191,13 +207,12 @@ def newest_groups(table: str) -> str:
     )
 
 
-def newest_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
-    """Put the picked rows in the place of the tied ones. ``tied`` names the values in the table ``tied``."""
-    settled = commas(["x.u", "x.e", "x.c", "x.hidden"], (f"t.{one}" for one in tied))
-    chosen = "FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
+def newest_settled(table: str, values: int) -> tuple[str, ...]:
+    """Put the rows of `settled_table` in the place of the tied ones."""
+    settled = commas(["x.u", "x.e", "x.c", "x.hidden"], names("v", values, "s"))
     return (
-        f"DELETE FROM {table} WHERE u IN (SELECT x.u {chosen})",
-        f"INSERT INTO {table} SELECT {settled} {chosen}",
+        f"DELETE FROM {table} WHERE u IN (SELECT u FROM groups)",
+        f"INSERT INTO {table} SELECT {settled} FROM groups x JOIN settled s ON s.g = x.g",
     )
 
 
@@ -249,10 +264,10 @@ def found_rows(late: str, steps: str) -> str:
     return f"INSERT INTO found SELECT _row, {late}, u, a FROM ({steps})"
 
 
-def plain_winners(table: str, values: Sequence[str]) -> str:
+def plain_winners(table: str, values: int) -> str:
     """The rows of each found step, when rows have no created timestamp: ``_row, e, v0…``; several when they tie."""
     return (
-        f"CREATE TEMP TABLE {table} AS SELECT f._row, f.a AS e, {commas(f'h.{one}' for one in values)} "
+        f"CREATE TEMP TABLE {table} AS SELECT {commas(['f._row', 'f.a AS e'], names('v', values, 'h'))} "
         "FROM found f JOIN history h ON h.u = f.u AND h.e = f.a"
     )
 
@@ -265,16 +280,13 @@ PLAIN_GROUPS = (
 """The found steps of `plain_winners` with several rows, numbered."""
 
 
-def plain_settled(table: str, tied: Sequence[str]) -> tuple[str, ...]:
-    """Put the picked rows in the place of the tied ones. ``tied`` names the values in the table ``tied``."""
-    of_group = "JOIN found f ON f.u = x.u AND f.a = x.e"
-    chosen = (
-        f"SELECT f._row, x.e, {commas(f't.{one}' for one in tied)} FROM picked p "
-        f"JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g {of_group}"
-    )
+def plain_settled(table: str, values: int) -> tuple[str, ...]:
+    """Put the rows of `settled_table` in the place of the tied ones."""
+    of_group = "FROM groups x JOIN found f ON f.u = x.u AND f.a = x.e"
+    chosen = commas(["f._row", "x.e"], names("v", values, "s"))
     return (
-        f"DELETE FROM {table} WHERE _row IN (SELECT f._row FROM groups x {of_group})",
-        f"INSERT INTO {table} {chosen}",
+        f"DELETE FROM {table} WHERE _row IN (SELECT f._row {of_group})",
+        f"INSERT INTO {table} SELECT {chosen} {of_group} JOIN settled s ON s.g = x.g",
     )
 
 
@@ -298,8 +310,10 @@ BEST = f"CREATE TEMP TABLE best AS {_best('SELECT u, e AS a, e, c, rowid AS id F
 def hidden_table(table: str, asks: str) -> str:
     """The asks whose last event had not arrived: another row of it may have, or an older one. ``_row, u, t``."""
     return (
-        f"CREATE TEMP TABLE {table} AS SELECT q._row, q.u, q.t FROM {asks} q JOIN found f USING (_row) "
-        "JOIN best b ON f.u = b.u AND f.a = b.a WHERE b.c > q.t"
+        # few rows are late; materialized, for else DuckDB may compare every ask with every row by the inequality alone
+        f"CREATE TEMP TABLE {table} AS WITH late AS MATERIALIZED (SELECT f._row, b.c FROM found f "
+        "JOIN (SELECT * FROM best WHERE c > a) b ON f.u = b.u AND f.a = b.a) "
+        f"SELECT q._row, q.u, q.t FROM {asks} q JOIN late USING (_row) WHERE late.c > q.t"
     )
 
 
@@ -334,12 +348,12 @@ TIES = "SELECT count(*) FROM best WHERE n > 1"
 GROUPS = "CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, late, u, a, e, c FROM best WHERE n > 1"
 """Those steps, numbered."""
 
-STEP_TABLES = ("history", "found", "best", "steps", "groups", "tied", "picked")
-"""The tables of one lookup that the next one makes anew."""
+STEP_TABLES = ("history", "found", "best", "steps", "groups", "tied", "settled")
+"""The tables of one search that the next one makes anew."""
 
 
 def tied_rows_table(keys: str, columns: Sequence[str], rows: str, values: int) -> str:
-    """The distinct rows of the tied groups, with all of the view's features."""
+    """The distinct rows of the tied groups, with all features of their views: ``g, v0…``."""
     on = equal([f"k.{one}" for one in columns], names("k", len(columns), "r"))
     return (
         f"CREATE TEMP TABLE tied AS SELECT DISTINCT {commas(['x.g'], names('v', values, 'r'))} FROM ({rows}) r "
@@ -347,21 +361,38 @@ def tied_rows_table(keys: str, columns: Sequence[str], rows: str, values: int) -
     )
 
 
-def winners_table(table: str, values: Sequence[str], tied: Sequence[str] | None) -> str:
-    """The winner of each answered spine row: ``_row, e, v0…``. ``tied`` names the same values in the table ``tied``."""
+def tied_kept_table(table: str, times: Sequence[str], values: int) -> str:
+    """As `tied_rows_table`, from a table that has all these features, its rows told apart by ``times``."""
+    on = equal([f"h.{one}" for one in times], [f"x.{one}" for one in times])
+    return (
+        f"CREATE TEMP TABLE tied AS SELECT DISTINCT {commas(['x.g'], names('v', values, 'h'))} "
+        f"FROM {table} h JOIN groups x ON {on}"
+    )
+
+
+def settled_table(chosen: Sequence[Sequence[str]]) -> str:
+    """The values that win each tied group, view by view: ``g, v0…``. ``chosen`` names them in the table ``tied``; the
+    rows picked for the view ``i`` are in the table ``picked_i``."""
+    values: list[str] = []
+    joins = ""
+    for number, held in enumerate(chosen):
+        picked, tied = f"p{number}", f"t{number}"
+        joins += f" JOIN picked_{number} {picked} ON {picked}.g = x.g JOIN tied {tied} ON {tied}.rowid = {picked}.id"
+        values += [f"{tied}.{one}" for one in held]
+    listed = commas(["x.g"], (f"{one} AS v{number}" for number, one in enumerate(values)))
+    return f"CREATE TEMP TABLE settled AS SELECT {listed} FROM groups x{joins}"
+
+
+def winners_table(table: str, values: int, *, tied: bool) -> str:
+    """The winner of each answered spine row: ``_row, e, v0…``. ``tied``: some are in `settled_table`."""
     untied = (
-        f"SELECT f._row, h.e, {commas(f'h.{one}' for one in values)} FROM found f "
+        f"SELECT {commas(['f._row', 'h.e'], names('v', values, 'h'))} FROM found f "
         "JOIN best b ON f.late = b.late AND f.u = b.u AND f.a = b.a JOIN history h ON h.rowid = b.id"
     )
-    if tied is None:
+    if not tied:
         return f"CREATE TEMP TABLE {table} AS {untied}"
-    chosen = (
-        "SELECT x.late, x.u, x.a, x.e, t.* EXCLUDE (g) "
-        "FROM picked p JOIN tied t ON t.rowid = p.id JOIN groups x ON x.g = t.g"
-    )
     return (
-        f"CREATE TEMP TABLE {table} AS WITH chosen AS MATERIALIZED ({chosen}) "
-        f"{untied} WHERE NOT EXISTS (SELECT 1 FROM chosen x WHERE x.late = b.late AND x.u = b.u AND x.a = b.a) "
-        f"UNION ALL SELECT f._row, x.e, {commas(f'x.{one}' for one in tied)} FROM found f "
-        "JOIN chosen x ON f.late = x.late AND f.u = x.u AND f.a = x.a"
+        f"CREATE TEMP TABLE {table} AS {untied} WHERE b.n = 1 "
+        f"UNION ALL SELECT {commas(['f._row', 'x.e'], names('v', values, 's'))} FROM found f "
+        "JOIN groups x ON f.late = x.late AND f.u = x.u AND f.a = x.a JOIN settled s ON s.g = x.g"
     )

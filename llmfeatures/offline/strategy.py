@@ -32,6 +32,8 @@ _FORCED_PASSES = 3
 _ANSWER_BYTES = 128
 """What one answer takes in the hash table and the sort of the last step; a row of the spine takes as much."""
 _LEAST_RANGE, _MOST_RANGE = 20_000, 1_000_000
+_SMALL_RANGE, _RANGES = 500_000, 4
+"""Each range passes over all answers, so there are few; small ones take less memory."""
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b(?:ytes)?", re.IGNORECASE)
 
@@ -102,9 +104,10 @@ def parts(asking: Asking, passes: int) -> list[tuple[int, int] | None]:
     return [(low + 1, high) for low, high in pairwise(edges) if high > low]
 
 
-def range_rows(lookups: int, memory: int) -> int:
-    """How many rows of a spine to put in order at once, with their answers to so many lookups."""
-    return max(_LEAST_RANGE, min(_MOST_RANGE, memory // 4 // (_ANSWER_BYTES * (1 + lookups))))
+def range_rows(lookups: int, memory: int, count: int) -> int:
+    """How many of the ``count`` rows of a spine to put in order at once, with their answers to so many lookups."""
+    wanted = max(_SMALL_RANGE, min(_MOST_RANGE, count // _RANGES))
+    return max(_LEAST_RANGE, min(wanted, memory // 4 // (_ANSWER_BYTES * (1 + lookups))))
 
 
 def size(written: str) -> int:

@@ -2,6 +2,7 @@
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# ruff: noqa: S608
 from __future__ import annotations
 
 from array import array
@@ -12,17 +13,26 @@ import duckdb
 import pyarrow as pa
 
 from llmfeatures import codec, columns
+from llmfeatures.offline import sql
+from llmfeatures.offline.sources import run
 from llmfeatures.schema import Feature
 
 
-def picked_table(con: duckdb.DuckDBPyConnection, features: Sequence[Feature]) -> None:
-    """From the rows of the table ``tied`` (group ``g``, features ``v0…``) make the table ``picked`` of those that win.
+def picked_table(
+    con: duckdb.DuckDBPyConnection,
+    features: Sequence[Feature],
+    held: Sequence[str] | None = None,
+    table: str = "picked",
+) -> None:
+    """Make the table of the rows of ``tied`` that win their group: ``g, id``, where ``id`` is a row's rowid.
 
-    The greatest row text wins. A row with an invalid value beats those without one, so that it surfaces.
+    ``features`` are all of one view, ``held`` the columns that they have in ``tied`` (``v0…`` unless told). The
+    greatest row text wins. A row with an invalid value beats those without one, so that it surfaces.
     """
-    tied = con.sql("SELECT rowid AS id, * FROM tied ORDER BY g").to_arrow_reader(10_000)
+    values = ", ".join(f"{one} AS v{number}" for number, one in enumerate(held or sql.names("v", len(features))))
+    tied = con.sql(f"SELECT rowid AS id, g, {values} FROM tied ORDER BY g").to_arrow_reader(10_000)
     con.register("chosen", pa.table({"id": pa.array(_winners(features, tied), pa.int64())}))
-    con.execute("CREATE TEMP TABLE picked AS SELECT id FROM chosen").fetchall()
+    run(con, f"CREATE TEMP TABLE {table} AS SELECT t.g, c.id FROM chosen c JOIN tied t ON t.rowid = c.id")
     con.unregister("chosen")
 
 

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmfeatures.export.growing import parquet_writer
-from llmfeatures.export.parquet_files import put_together
+from llmfeatures.export.parquet_files import parquet_writer, put_together, stored_schema
 
 WORDS = st.one_of(st.none(), st.sampled_from(["", "a", "é", "x" * 300]))
 COLUMNS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
@@ -33,6 +32,13 @@ COLUMNS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
         pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
         st.one_of(st.none(), st.lists(st.fixed_dictionaries({"role": WORDS, "content": WORDS}), max_size=2)),
     ),
+    "seconds": (pa.timestamp("s"), st.integers(0, 10**9)),
+    "time": (pa.time32("s"), st.integers(0, 86_399)),
+    "duration": (pa.duration("s"), st.integers(0, 10**6)),
+    "binary": (pa.binary(), st.one_of(st.none(), st.binary(max_size=3))),
+    "fixed": (pa.binary(2), st.one_of(st.none(), st.just(b"ab"))),
+    "byte": (pa.uint8(), st.integers(0, 255)),
+    "view": (pa.string_view(), WORDS),
     "category": (pa.dictionary(pa.int8(), pa.large_string()), WORDS),
     "nested": (
         pa.struct([("in", pa.struct([("deep", pa.dictionary(pa.int32(), pa.large_string()))]))]),
@@ -65,9 +71,14 @@ def batches(draw: st.DrawFn) -> list[pa.RecordBatch]:
 
 
 def write(path: Path, parts: list[pa.RecordBatch]) -> None:
-    with parquet_writer(path, parts[0].schema.with_metadata({"llmfeatures.format": "1"})) as writer:
+    schema = stored(parts)
+    with parquet_writer(path, schema) as writer:
         for one in parts:
-            writer.write_batch(one)
+            writer.write_batch(one.cast(schema))
+
+
+def stored(parts: list[pa.RecordBatch]) -> pa.Schema:
+    return stored_schema(parts[0].schema.with_metadata({"llmfeatures.format": "1"}))
 
 
 @settings(max_examples=60)
@@ -82,7 +93,7 @@ def test_files_put_together_are_the_one_that_a_writer_writes(parts: list[pa.Reco
             more = data.draw(st.integers(0, 2))  # written, and then given up
             write(folder / f"p{first}", parts[first : last + more])
             files.append((folder / f"p{first}", sum(one.num_rows for one in parts[first:last])))
-        put_together(files, folder / "again")
+        put_together(files, folder / "again", stored(parts))
         assert (folder / "again").read_bytes() == (folder / "whole").read_bytes()
 
 
@@ -93,6 +104,6 @@ def test_many_row_groups_and_large_offsets(tmp_path: Path) -> None:
     for first in range(0, 300, 75):
         write(tmp_path / f"p{first}", parts[first : first + 75])
         files.append((tmp_path / f"p{first}", 75 * 900))
-    put_together(files, tmp_path / "again")
+    put_together(files, tmp_path / "again", stored(parts))
     assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
     assert pq.read_table(tmp_path / "again").equals(pq.read_table(tmp_path / "whole"))

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from llmfeatures.errors import ConfigError
 from llmfeatures.offline.duckdb import DuckDBStore
-from llmfeatures.offline.strategy import FORCED, Asking, decide, parts, size
+from llmfeatures.offline.strategy import FORCED, Asking, decide, parts, range_rows, size
 from llmfeatures.ports import ClockName, Lookup
 from llmfeatures.schema import Feature, FeatureView, ParquetSource, PushSource
-from llmfeatures.testing.rule import CLOCKS, EVENT, KEY, USER, Ask, Asks, History, compare
+from llmfeatures.testing.rule import CLOCKS, EVENT, KEY, MICROSECONDS, START, USER, Ask, Asks, History, Row, compare
 from tests.offline.test_oracle import cases
 
 STORES = {name: DuckDBStore(Path("/"), memory_limit="1GB", threads=1, strategy=name) for name in FORCED}
@@ -183,3 +183,28 @@ def test_parts_hold_each_key_once(keys: int, passes: int) -> None:
 )
 def test_sizes(written: str, count: Any) -> None:
     assert size(written) == count
+
+
+@pytest.mark.parametrize("strategy", [None, "partitioned"])
+def test_a_long_spine_is_loaded_and_answered_in_parts_in_its_order(strategy: str | None, tmp_path: Path) -> None:
+    history = History(
+        FeatureView("v", USER, ParquetSource("v.parquet"), [Feature("watched", "int")]),
+        [Row((f"u{number}",), at, None, (number * 10 + at,)) for number in range(7) for at in (0, 2)],
+    )
+    history.write(tmp_path)
+    rows = 1_010_001
+    asked = [(f"u{number % 9}", number % 3) for number in range(63)]
+    cycle = pa.array([number % 63 for number in range(rows)])
+    moments = pa.array([START + at for _, at in asked], pa.int64()).view(MICROSECONDS)
+    spine = pa.table({KEY: pa.array([key for key, _ in asked]).take(cycle), EVENT: moments.take(cycle)})
+    batches = list(DuckDBStore(tmp_path, strategy=strategy).join(spine, [history.lookup()], clock="event"))
+    found = pa.chunked_array([batch.found[0].columns[0] for batch in batches])
+    expected = [int(key[1:]) * 10 + (2 if at == 2 else 0) if int(key[1:]) < 7 else None for key, at in asked]
+    assert found.combine_chunks().equals(pa.array(expected, pa.int64()).take(cycle))
+
+
+@given(st.integers(0, 20), st.integers(0, 2**40), st.integers(0, 10**9))
+def test_ranges_of_a_spine_are_few_and_fit(lookups: int, memory: int, count: int) -> None:
+    rows = range_rows(lookups, memory, count)
+    assert 20_000 <= rows <= 1_000_000
+    assert rows == 20_000 or rows * 128 * (1 + lookups) <= memory / 4
