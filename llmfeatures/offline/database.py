@@ -31,6 +31,9 @@ class Database:
             "python_enable_replacements": "false",  # a query's table is never a Python variable
             "enable_external_file_cache": "false",  # DuckDB 1.5 gives old rows of a file written again
             "asof_loop_join_threshold": "0",  # the loop join takes minutes where the sorted one takes seconds
+            # memory of a dropped table goes back to the system, not only to the next table
+            "allocator_background_threads": "true",
+            "allocator_bulk_deallocation_flush_threshold": "'16MB'",
         }
         if threads is not None:
             settings["threads"] = str(threads)

@@ -26,7 +26,7 @@ _SORTED_BYTES = 64
 """What a row or an ask takes in a sort, keys and moments as integers, with what DuckDB adds to it."""
 _SHARE = 0.4
 """The part of the memory limit that a sort may take: the rest is for what streams past it."""
-_SORT_BYTES = 192 << 20
+_SORT_BYTES = 128 << 20
 """No sort takes more, whatever the limit: smaller ones in turn are no slower, and the peak of memory is lower."""
 _FORCED_PASSES = 3
 _ANSWER_BYTES = 128
