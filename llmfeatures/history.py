@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -224,12 +225,13 @@ class History:
         self.kept = 0
         self._spine, self._offline, self._exporters = spine, offline, exporters
         self._spent = False
+        self._schema: pa.Schema | None = None
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
 
     @property
     def schema(self) -> pa.Schema:
         """The schema of every batch; the fields of its structs follow the prompt and the spine."""
-        return self._start()[0].schema
+        return self._schema if self._schema is not None else self._start()[0].schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         first, rest = self._start()
@@ -249,7 +251,13 @@ class History:
         return None if rows is None else rows * (1 + len(self.without))
 
     def explain(self) -> tuple[JoinStep, ...]:
-        """How the join behind the rows would go: its strategies, and why. See `OfflineStore.explain`."""
+        """How the join behind the rows would go: its strategies, and why. See `OfflineStore.explain`.
+
+        Raises:
+            SpineError: the spine can be read once only, and this would be the one time.
+        """
+        if isinstance(self._spine, pa.RecordBatchReader):
+            raise SpineError("to explain reads the spine, and this one can be read once only; give a table or a path")
         return self._offline.explain(
             self._spine, self.plan.features.lookups, clock=self.clock, dtypes=self._spine_dtypes()
         )
@@ -407,6 +415,7 @@ class History:
         joins = self._offline.join(spine, self.plan.features.lookups, clock=self.clock, dtypes=dtypes)
         batches = _Rows(self.plan, self.clock, summary, self.without, first).batches(joins)
         self._started = next(batches), batches
+        self._schema = self._started[0].schema
 
 
 def _beginnings(work: Partial, *, report: bool, pairs: int) -> Iterator[str]:
@@ -474,6 +483,8 @@ class _Rows:
         given = self._given(spine, bad)
         for row in pc.indices_nonzero(at.is_null()).to_pylist():
             bad.setdefault(row, "event_timestamp is null")
+        if self.plan.features.computed:  # no function sees an input that the prompt refuses
+            bad.update({row: reason for row, reason in _refused(self.plan, given).items() if row not in bad})
         self._number += spine.num_rows
         ids = self._beside.submit(self._ids, spine, given, at, first)
         return _Begun(joined=joined, first=first, given=given, bad=bad, ids=ids)
@@ -573,6 +584,22 @@ class _Rows:
         return hashed if own is None else pc.coalesce(own, hashed)
 
 
+def _refused(plan: PromptPlan, given: Mapping[str, pa.Array[Any]]) -> dict[int, str]:
+    """The rows with an input that is too long, and why."""
+    errors: dict[int, str] = {}
+    for name, one in plan.inputs.items():
+        if one.max_chars is None:
+            continue
+        for row, value in enumerate(columns.python_values(one.dtype, given[name])):
+            if value is not None and len(value) > one.max_chars:
+                values = {name: given[name][row].as_py() for name in plan.inputs if name != one.name}
+                try:
+                    plan.bind_inputs({**values, name: value})
+                except RequestError as error:
+                    errors.setdefault(row, str(error))
+    return errors
+
+
 def _json_texts(dtype: DType, array: pa.Array[Any]) -> pa.Array[Any]:
     """The canonical text of each value as JSON, ``null`` for none; distinct values once."""
     if dtype.kind in ("str", "enum") and not pc.any(pc.match_substring_regex(array, r"[^ !#-\[\]-~]")).as_py():
@@ -629,9 +656,14 @@ def _as_text(name: str, column: pa.Array[Any]) -> pa.Array[Any]:
     if pa.types.is_string(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
     try:
-        return pa.array([None if value is None else text(value) for value in column.to_pylist()], pa.string())
+        return pa.array([None if _is_no_value(one) else text(one) for one in column.to_pylist()], pa.string())
     except InvalidValueError as error:
         raise SpineError(f"the spine's column {name!r} has no text form ({error}); cast it to text") from None
+
+
+def _is_no_value(value: Any) -> bool:
+    """Null, and a number that is not finite, which is null everywhere."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _check_names(names: Sequence[str], added: Sequence[str] = ()) -> None:

@@ -33,6 +33,7 @@ class PromptCache:
         self._columns: list[Any] = []
         self._codes: Any = _NONE
         self._prompts: tuple[Any, ...] = ()
+        self._bytes = 0
 
     def codes(self, parts: Sequence[Part]) -> list[Any] | None:
         """The numbers of each row's values, one column per part; None where no integer holds them all."""
@@ -40,15 +41,20 @@ class PromptCache:
             self._clear(len(parts))
         made: list[Any] = []
         for part, numbers in zip(parts, self._numbers, strict=True):
+            before = len(numbers)
             own = [numbers.setdefault(key, len(numbers)) for key in part.keys]
+            self._bytes += part.dictionary.nbytes * (len(numbers) - before) // max(1, part.size)
             made.append(pa.array(own, pa.int64()).take(part.codes))
         sizes = [len(one) for one in self._numbers]
+        if max(sizes, default=0) > _MOST_PROMPTS or self._bytes > _MOST_BYTES:
+            self._clear(len(parts))
+            return None
         if any(size > width for size, width in zip(sizes, self._widths, strict=True)):
             # room to grow, so that the codes of all prompts are seldom made anew
             self._widths = [
                 width if size <= width else 2 * size for size, width in zip(sizes, self._widths, strict=True)
             ]
-            if prod(self._widths) >= WIDEST or max(sizes) > _MOST_PROMPTS:
+            if prod(self._widths) >= WIDEST:
                 self._clear(len(parts))
                 return None
             self._codes = self._packed(self._columns)
@@ -95,3 +101,4 @@ class PromptCache:
         self._widths = [4] * parts
         self._columns = [_NONE] * parts
         self._codes, self._prompts = _NONE, ()
+        self._bytes = 0

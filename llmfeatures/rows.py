@@ -32,7 +32,8 @@ pc: Any = compute
 STATUSES: Final[tuple[Status, ...]] = ("missing", "null", "expired", "present")
 """By the code that a column of statuses holds."""
 _MISSING, _NULL, _EXPIRED, _PRESENT = (columns.constant(code) for code in range(4))
-_NO_TIME = columns.constant(0)
+_DIVERSE = 5
+"""After so many batches whose prompts are mostly new ones, earlier prompts are no longer looked for."""
 _NONE = FeatureValue(None, "missing", None)
 _TIMESTAMP: Final = DType("timestamp")
 _TEXT: Final = DType("str")
@@ -250,6 +251,7 @@ class Renderer:
     def __init__(self, plan: PromptPlan) -> None:
         self.plan = plan
         self._cache = PromptCache()
+        self._diverse = 0
         names = plan.template.names
         self._keys = {name: dtype for name, dtype in plan.features.parameters.items() if name in names}
         self._inputs = {name: one.dtype for name, one in plan.inputs.items()}
@@ -279,10 +281,13 @@ class Renderer:
 
     def _rendered(self, parts: Sequence[Part], rows: int) -> tuple[Any, Any, Any]:
         """Each distinct prompt is rendered once, and kept unless most values do not come twice."""
-        codes = None if any(2 * part.size > rows for part in parts) else self._cache.codes(parts)
+        asked = self._diverse < _DIVERSE and all(2 * part.size <= rows for part in parts)
+        codes = self._cache.codes(parts) if asked else None
         if codes is not None:
             places, firsts = self._cache.find(codes, rows)
-            if not self._spans.messages or 2 * len(firsts) <= rows:
+            if self._spans.messages and 2 * len(firsts) > rows:
+                self._diverse += 1
+            else:
                 made = self._cache.add(codes, firsts, self._whole(parts, firsts))
                 return made[0].take(places), made[1].take(places), made[2].take(places)
         which, first_rows = combined([(part.size, part.codes) for part in parts], rows)

@@ -319,3 +319,28 @@ def test_a_write_that_fails_behind_is_raised_and_leaves_nothing(
     with pytest.raises((OSError, RequestError), match="No space left"):
         project.history("home", spine()).write(tmp_path / name)
     assert {one for one in tmp_path.iterdir() if one.suffix in (".parquet", ".jsonl", ".part")} <= before
+
+
+def test_the_schema_stays_known_and_reads_nothing_again(project: Project) -> None:
+    history = project.history("home", spine())
+    batches = list(history)
+    summary = history.summary
+    assert pa.Table.from_batches(batches, history.schema).num_rows == summary.rows == spine().num_rows
+    assert history.summary is summary
+    once = project.history("home", spine().to_reader())
+    assert pa.Table.from_batches(list(once), once.schema).num_rows == spine().num_rows
+
+
+def test_explaining_does_not_use_up_a_spine_that_can_be_read_once(project: Project) -> None:
+    history = project.history("home", spine().to_reader())
+    with pytest.raises(SpineError, match="read once only"):
+        history.explain()
+    assert history.read_all().num_rows == spine().num_rows
+
+
+def test_a_target_or_id_that_is_no_finite_number_is_null(project: Project) -> None:
+    given = [1.5, float("nan"), float("inf"), None, None, None, 2.0]
+    rows = project.history("home", spine(target=given, id=given)).read_all().to_pylist()
+    assert [row["target"] for row in rows] == ["1.5", None, None, None, None, None, "2.0"]
+    assert len({row["id"] for row in rows}) == 7
+    assert rows[0]["id"] == "1.5"

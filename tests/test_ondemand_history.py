@@ -49,6 +49,13 @@ def kind(watched, hour):
     return None if watched is None else "heavy" if watched > hour else "light"
 
 
+@on_demand(user, "str", inputs={"word": "str"})
+def loud(word):
+    if len(word) > 3:
+        raise ValueError("never called with a word that the prompt refuses")
+    return word.upper()
+
+
 @on_demand(user, "int")
 def busy(events_2d, watched):
     return (events_2d or 0) * 100 + (watched or 0)
@@ -59,7 +66,7 @@ def row_of(hall, number):
     return f"{hall}/{number}"
 
 
-registry = Registry([activity, events, taken, initial, part_of_day, kind, busy, row_of])
+registry = Registry([activity, events, taken, initial, part_of_day, kind, busy, row_of, loud])
 """
 PROMPTS = {
     "initial": "---\nfeatures:\n  initial: {default: nobody}\n---\n{{ initial }}\n",
@@ -70,6 +77,7 @@ PROMPTS = {
         "  kind: {default: unknown}\n---\n{{ watched }} {{ kind }}\n"
     ),
     "busy": "---\nfeatures:\n  busy: {default: 0}\n---\n{{ busy }}\n",
+    "loud": "---\ninputs:\n  word: {type: str, max_chars: 3}\n---\n{{ loud }}\n",
     "both": "{{ initial }} {{ row_of }}\n",
     "viewer": "---\nentities: {viewer: user}\n---\n{{ viewer.initial }}\n",
 }
@@ -247,3 +255,12 @@ def test_examples_of_a_prompt_that_reads_nothing_stored_are_of_its_entity(projec
     assert (typical.label, typical.keys) == ("typical user", {"user_id": "a0"})
     assert unknown.keys == {"user_id": None}
     assert gaps.keys is None
+
+
+def test_no_function_sees_an_input_that_the_prompt_refuses(project: Project) -> None:
+    spine = pa.table({"user_id": ["a0", "a0"], "word": ["abc", "abcd"], "event_timestamp": [at(1)] * 2})
+    rows = project.history("loud", spine).read_all()
+    assert _texts(rows) == ["ABC", None]
+    with pytest.raises(RequestError) as refused:
+        project.builder().build_context("loud", user_id="a0", word="abcd")
+    assert rows.column("error").to_pylist() == [None, str(refused.value)]

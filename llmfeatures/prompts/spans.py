@@ -41,13 +41,6 @@ class Span:
         """The text of a value that this span prints; None as for `text`."""
         return self._measured(lambda: str(print_value(value)))
 
-    @property
-    def keeps_lines(self) -> bool:
-        """Whether line breaks of values stay."""
-        state = Render()
-        state.role = self.role
-        return state.keep_lines
-
     def _measured(self, make: Callable[[], str]) -> str | None:
         state = Render()
         state.role = self.role
