@@ -59,13 +59,17 @@ def partial_folder(path: Path) -> Generator[Path, None, None]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a folder as the place of a file.
+    """Refuse as the place of a file what is there and is none.
 
     Raises:
-        RequestError: it is one.
+        RequestError: it is a folder, a link, a pipe or a device.
     """
     if path.is_dir():
         raise RequestError(f"cannot write {path}: it is a folder; give a file")
+    if path.is_symlink():
+        raise RequestError(f"cannot write {path}: it is a link, and would be replaced; give {path.resolve()}")
+    if path.exists() and not path.is_file():
+        raise RequestError(f"cannot write {path}: it is no regular file; give another place")
 
 
 def unwritable(path: Path, error: OSError) -> RequestError:

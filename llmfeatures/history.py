@@ -13,8 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 from pyarrow import compute
@@ -28,17 +29,21 @@ from llmfeatures.export.writing import (
     ResumableExporter,
     Writing,
     format_of,
+    index_path,
     part_paths,
     parts_of,
     shares,
     write_parts,
 )
+from llmfeatures.files import check_place
 from llmfeatures.identity import MadeSpine, made_of
 from llmfeatures.plan import FeaturePlan, PromptPlan
 from llmfeatures.ports import ClockName, Exporter, Joined, JoinStep, OfflineStore
 from llmfeatures.prompts.file import ABSENT
+from llmfeatures.protected import check_outputs
 from llmfeatures.remaining import remaining
 from llmfeatures.report import Report, reported
+from llmfeatures.report.origin import spine_name
 from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
 from llmfeatures.sample import known_rows
 from llmfeatures.types import DType, text
@@ -166,7 +171,9 @@ class HistorySummary:
     """Counts of a history, complete once its rows were all read.
 
     ``hidden`` counts values that the clock ``event`` would give and ``known`` hides; ``statuses`` counts per feature.
-    ``resumed`` of the rows were done by an earlier run that was interrupted.
+    ``resumed`` of the rows were done by an earlier run that was interrupted. ``labels`` counts what became of the
+    targets where a label was asked for: ``present`` have one; ``absent``, ``later``, ``invalid`` and ``undated`` are
+    null, and ``note`` is a sentence about them, None when there is none. See `llmfeatures.spine.LabelCounts`.
     """
 
     rows: int = 0
@@ -175,6 +182,7 @@ class HistorySummary:
     first_error: str | None = None
     statuses: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     resumed: int = 0
+    labels: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The counts as JSON takes them."""
@@ -187,6 +195,13 @@ class HistorySummary:
         made = dict(counts)
         made["statuses"] = {name: Counter[str](counted) for name, counted in counts["statuses"].items()}
         return cls(**made)
+
+
+@runtime_checkable
+class LabelledSpine(MadeSpine, Protocol):
+    """A made spine that counts its labels: ``labels`` of the last reading, as `HistorySummary.labels`."""
+
+    labels: Mapping[str, Any] | None
 
 
 class History:
@@ -217,6 +232,7 @@ class History:
         clock: ClockName,
         exporters: Mapping[str, Exporter],
         without: str | Sequence[str] = (),
+        protected: Mapping[Path, str] | None = None,
     ) -> None:
         self.plan = plan
         self.without = _withheld(plan, (without,) if isinstance(without, str) else tuple(without))
@@ -224,6 +240,7 @@ class History:
         self.summary = HistorySummary()
         self.kept = 0
         self._spine, self._offline, self._exporters = spine, offline, exporters
+        self._protected = dict(protected or {})
         self._spent = False
         self._schema: pa.Schema | None = None
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
@@ -236,8 +253,10 @@ class History:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         first, rest = self._start()
         self._started = None
-        yield first
-        yield from rest
+        for batch in chain([first], rest):
+            self._count_labels()
+            yield batch
+        self._count_labels()
 
     def read_all(self) -> pa.Table:
         """All rows as one table."""
@@ -301,16 +320,21 @@ class History:
         if name not in self._exporters:
             raise RequestError(f"unknown format {name!r}{did_you_mean(name, self._exporters)}")
         parts = {} if split is None else shares(split)
-        for one in part_paths(place, parts).values() if parts else (place,):
-            if isinstance(self._spine, (str, Path)) and one.exists() and one.samefile(self._spine):
-                raise RequestError(f"{one} is the spine itself; write to another file")
+        targets = part_paths(place, parts) if parts else {"": place}
+        outputs = [(one, "the export") for one in targets.values()]
+        if name == "chat":
+            outputs += [(index_path(one), "the export's index") for one in targets.values()]
+        if report is not None:
+            outputs.append((Path(report), "the report"))
+        for one, _ in outputs:
+            check_place(one)
+        check_outputs(outputs, self._protected | self._spine_file())
         if report is not None and not Path(report).parent.is_dir():
             raise RequestError(f"cannot write {report}: there is no such folder; make it, or give another")
         page = None if report is None else Report(self.plan, spine_name=self._spine_name(), clock=self.clock)
         parted = parts_of(parts, seed, self._split_keys()) if parts else None
         exporter = self._exporters[name]
         if isinstance(exporter, ResumableExporter):
-            targets = part_paths(place, parts) if parts else {"": place}
             options = {"format": name, "split": parts, "seed": seed, "without": self.without, "clock": self.clock}
             known = None if page is not None else self._made_of(options)
             with partial(place, known, resume=resume) as work:
@@ -379,8 +403,15 @@ class History:
             self._spine = self._spine.at(datetime.fromisoformat(earlier.progress["now"]))
         if earlier.moves:
             self.summary = summary
+            if isinstance(self._spine, LabelledSpine):  # it is not read again
+                self._spine.labels = summary.labels
         else:
             self._begin(earlier.rows, summary)
+
+    def _count_labels(self) -> None:
+        """Take over the spine's counts. It is read from its start also when an interrupted run is gone on with."""
+        if isinstance(self._spine, LabelledSpine):
+            self.summary.labels = self._spine.labels
 
     def _made_of(self, options: Mapping[str, Any]) -> dict[str, str] | None:
         if self._spent:
@@ -391,8 +422,12 @@ class History:
         roles = self.plan.features.roles
         return roles[0].parameters if roles else ()
 
+    def _spine_file(self) -> dict[Path, str]:
+        given = self._spine.source if isinstance(self._spine, MadeSpine) else self._spine
+        return {Path(given).resolve(): "the spine itself"} if isinstance(given, (str, Path)) else {}
+
     def _spine_name(self) -> str:
-        return Path(self._spine).name if isinstance(self._spine, (str, Path)) else "rows in memory"
+        return spine_name(self._spine.source if isinstance(self._spine, MadeSpine) else self._spine)
 
     def _spine_dtypes(self) -> dict[str, DType]:
         """What a file without types must be read as."""
@@ -423,7 +458,7 @@ def _beginnings(work: Partial, *, report: bool, pairs: int) -> Iterator[str]:
     if work.earlier is not None:
         yield f"continuing after {work.earlier.rows * pairs:,} rows of an interrupted run"
     elif work.changed:
-        why = "a report counts every row" if report else f"another {' and another '.join(work.changed)}"
+        why = "a report counts every row" if report else f"{' and '.join(work.changed)} changed"
         yield f"beginning anew, and not where an interrupted run left off: {why}"
 
 

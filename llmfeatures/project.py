@@ -26,8 +26,10 @@ from llmfeatures.clock import Clock, system_clock
 from llmfeatures.config import Config
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import LLMFeaturesError, OnDemandError, RequestError, StoreReadOnlyError, did_you_mean
+from llmfeatures.options import check_options
 from llmfeatures.plan import FeaturePlan, plan_references
 from llmfeatures.ports import OfflineStore, OnlineStore, RunRecord, StateStore
+from llmfeatures.protected import source_files
 from llmfeatures.registry import Registry, load_registry
 from llmfeatures.types import DType
 
@@ -238,10 +240,13 @@ class Project:
             RequestError: an option is wrong, or nobody is there.
             SourceError: a source is not what the registry says.
         """
+        from llmfeatures.report.origin import drawn
         from llmfeatures.spine import sampled_spine
 
+        options = {"users": users, "every": every, "since": since, "where": where, "seed": seed}
+        check_options({"prompt": prompt, "inputs": inputs, **options}, needed=("prompt", "every", "since", "seed"))
         plan = self.prompts.plan(prompt)
-        return sampled_spine(
+        table = sampled_spine(
             self.offline,
             plan,
             self.registry,
@@ -254,6 +259,7 @@ class Project:
             seed=seed,
             clock=clock_name(clock),
         )
+        return drawn(table, tuple(plan.features.parameters), options)
 
     def prepared_spine(
         self,
@@ -285,6 +291,8 @@ class Project:
         """
         from llmfeatures.spine import Label, prepared
 
+        options = {"sample": sample, "stratify": stratify, "target": target, "label": label}
+        check_options({"prompt": prompt, "seed": seed, **options})
         plan = self.prompts.plan(prompt)
         return prepared(
             self.offline,
@@ -345,8 +353,12 @@ class Project:
         """
         from llmfeatures.history import History
 
-        drawn = {"users": users, "every": every, "since": since, "until": until, "where": where, "inputs": inputs}
-        options: dict[str, Any] = {name: value for name, value in drawn.items() if value is not None}
+        drawn = {"users": users, "every": every, "since": since, "where": where, "inputs": inputs}
+        others = {"sample": sample, "stratify": stratify, "target": target, "label": label, "without": without}
+        check_options({"prompt": prompt, "seed": seed, **drawn, **others})
+        options: dict[str, Any] = {
+            name: value for name, value in {**drawn, "until": until}.items() if value is not None
+        }
         if spine is None:
             spine = self.spine(prompt, **options, seed=seed, clock=clock)
         elif options:
@@ -365,7 +377,12 @@ class Project:
             clock=clock_name(clock),
             exporters=configuration.exporters(),
             without=without or (),
+            protected=self._files(),
         )
+
+    def _files(self) -> dict[Path, str]:
+        """Files that no export may take the place of."""
+        return source_files(self.config.root, self.registry.views)
 
     def runs(self, view: str | None = None) -> list[RunRecord]:
         """The records of completed materializations, oldest first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -381,27 +381,29 @@ def parse_label(written: str) -> tuple[str, timedelta]:
 @dataclass(slots=True, kw_only=True)
 class LabelCounts:
     """What became of the labels: ``present`` have a value; ``absent`` have none at their moment; ``later`` lie past the
-    present moment, so nobody knows them yet; ``invalid`` hold no value of the feature's dtype. All but the first are
-    null."""
+    present moment, so nobody knows them yet; ``invalid`` hold no value of the feature's dtype; ``undated`` are of rows
+    without an ``event_timestamp``. All but the first are null. Together they are the rows that were asked."""
 
     present: int = 0
     absent: int = 0
     later: int = 0
     invalid: int = 0
+    undated: int = 0
 
     def note(self, label: Label) -> str | None:
         """A sentence for whoever asked; None when every row has its label."""
-        rows = self.present + self.absent + self.later + self.invalid
+        null = self.absent + self.later + self.invalid + self.undated
         parts = [
             f"{count:,} {said}"
             for count, said in (
                 (self.later, f"lie within {duration_text(label.ahead)} of now, and their label is not known yet"),
                 (self.absent, f"have no {label.ref.name} at that time"),
                 (self.invalid, f"have a {label.ref.name} that is not of its type"),
+                (self.undated, f"have no {EVENT_TIMESTAMP}"),
             )
             if count
         ]
-        return f"target is null in some of {rows:,} rows: {'; '.join(parts)}" if parts else None
+        return f"target is null in {null:,} of {null + self.present:,} rows: {'; '.join(parts)}" if parts else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,6 +476,7 @@ def labelled(
             at = _pc.add(joined.at.view(pa.int64()), ahead)
             known = _pc.less_equal(at, latest)
             counts.later += _pc.invert(known).true_count
+            counts.undated += joined.at.null_count
             moments = _pc.if_else(known, at, pa.scalar(None, pa.int64())).cast(TIMESTAMP)
             yield pa.RecordBatch.from_arrays([*joined.spine.columns, moments], names=[*names, _LABEL_AT])
 
@@ -540,7 +543,7 @@ def renamed(
 class PreparedSpine:
     """A given spine with its rows drawn, its target named or its labels taken, anew at each reading.
 
-    It is an Arrow stream for whoever reads it, and holds nothing. ``source`` is the given spine; ``counts`` are the
+    It is an Arrow stream for whoever reads it, and holds nothing. ``source`` is the given spine; `counts` are the
     labels' of the last reading. ``recipe`` says what is done to the source, as JSON, and ``views`` what is read for it;
     labels past ``now`` are null.
     """
@@ -553,9 +556,10 @@ class PreparedSpine:
         *,
         now: datetime,
         recipe: Mapping[str, Any],
+        last: list[LabelCounts] | None = None,
     ) -> None:
         self.source = spine
-        self.counts = LabelCounts()
+        self._last = [LabelCounts()] if last is None else last
         self.now, self.recipe = now, recipe
         self.views = () if label is None else (label.ref.view,)
         self._label = label
@@ -572,16 +576,34 @@ class PreparedSpine:
         if self._spent and self._once:
             raise SpineError("this spine can be read once only, and was; give a table or a path to read it again")
         self._spent = True
-        self.counts = LabelCounts()
-        return self._read(self.counts, self.now)
+        self._last[0] = LabelCounts()
+        return self._read(self._last[0], self.now)
 
     def at(self, now: datetime) -> PreparedSpine:
-        """The same as of another present moment."""
-        return PreparedSpine(self.source, self._read, self._label, now=now, recipe=self.recipe)
+        """The same as of another present moment. The two share the counts of the last reading of either."""
+        return PreparedSpine(self.source, self._read, self._label, now=now, recipe=self.recipe, last=self._last)
+
+    @property
+    def counts(self) -> LabelCounts:
+        """What became of the labels at the last reading, complete once it came to its end. With a sample that is drawn
+        by the label, they are of the rows that it is drawn from."""
+        return self._last[0]
+
+    @property
+    def labels(self) -> Mapping[str, Any] | None:
+        """`counts` and `note` as JSON; None where there is no label. May be set to those of an earlier reading."""
+        return None if self._label is None else {**asdict(self.counts), "note": self.note()}
+
+    @labels.setter
+    def labels(self, earlier: Mapping[str, Any] | None) -> None:
+        known = earlier or {}
+        self._last[0] = LabelCounts(**{one.name: known.get(one.name, 0) for one in fields(LabelCounts)})
 
     def note(self) -> str | None:
         """What there is to say of the labels once all was read: how many are null, and why. None when none is."""
-        return None if self._label is None else self.counts.note(self._label)
+        said = None if self._label is None else self.counts.note(self._label)
+        drawn_after = self.recipe.get("sample") is not None and self.recipe.get("stratify") == TARGET
+        return f"{said} (before the sample was drawn)" if said and drawn_after else said
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.reader().__arrow_c_stream__(requested_schema)

@@ -9,8 +9,10 @@ The expression is parsed before anything runs. It sees one table only, in a data
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmfeatures.errors import RequestError
@@ -20,11 +22,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHANGING = {
-    "random", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "get_current_timestamp", "today",
-    "transaction_timestamp", "current_timestamp", "current_date", "current_time", "get_current_time",
-    "current_localtime", "current_localtimestamp", "txid_current", "nextval", "currval",
+    "current_date", "current_localtime", "current_localtimestamp", "current_setting", "current_time",
+    "current_timestamp", "getvariable",
 }  # fmt: skip
-"""Functions whose answer is another one at the next run."""
+"""Functions whose answer may be another one at the next run, though not every DuckDB says so of them."""
+_LAMBDAS = {
+    "apply", "array_apply", "array_filter", "array_reduce", "array_transform", "filter", "list_apply", "list_filter",
+    "list_reduce", "list_transform", "reduce",
+}  # fmt: skip
+"""Functions whose ``x -> …`` is a function; elsewhere the arrow reads from JSON."""
+_SCHEMAS = ("", "main", "system", "pg_catalog")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,8 @@ def parse_where(expression: str) -> Where:
     """Read a condition.
 
     Raises:
-        RequestError: it is no single expression, holds a query of its own, or would change from run to run.
+        RequestError: it is no single expression, holds a query or a lambda of its own, or would change from run to
+            run.
     """
     import duckdb
 
@@ -89,14 +97,49 @@ def parse_where(expression: str) -> Where:
             raise RequestError("where names the columns that it reads; a * is none")
         if kind == "WINDOW":
             raise RequestError("where looks at one row at a time; take the window function out")
-        if kind == "FUNCTION" and str(one.get("function_name")).lower() in _CHANGING:
-            raise RequestError(
-                f"where: {one['function_name']}() gives another answer at each run; write a constant, so that the same "
-                "options give the same rows"
-            )
+        if kind == "FUNCTION":
+            _check_function(one)
         if kind == "COLUMN_REF":
             names[tuple(one["column_names"])] = None
     return Where(expression=expression, names=tuple(names))
+
+
+def _check_function(node: dict[str, Any]) -> None:
+    """Refuse a function that no condition may call.
+
+    Raises:
+        RequestError: it may answer otherwise at the next run, or takes a lambda.
+    """
+    name = str(node["function_name"]).lower()
+    arguments: list[dict[str, Any]] = node.get("children") or [one["expression"] for one in node.get("arguments", ())]
+    if name in _changing():
+        raise RequestError(
+            f"where: {node['function_name']}() may give another answer at each run; write a constant, so that the same "
+            "options give the same rows"
+        )
+    # moment.age() is age(moment)
+    if name == "age" and len(arguments) + (str(node.get("schema")).lower() not in _SCHEMAS) < 2:
+        raise RequestError(
+            "where: age() of one moment counts from today, so it gives another answer at each run; give it two, like "
+            "age(TIMESTAMP '2026-05-07', event_timestamp)"
+        )
+    if name in _LAMBDAS and any(one.get("class") == "LAMBDA" for one in arguments):
+        raise RequestError(
+            "where does not take lambdas and list comprehensions; list_contains(last_genres, 'drama') says whether a "
+            "list has a value"
+        )
+
+
+@cache
+def _changing() -> frozenset[str]:
+    """The functions whose answer may be another one at the next run: what DuckDB calls so, and macros that call one."""
+    with _database() as con:
+        rows: list[tuple[str, str | None, str | None]] = con.execute(
+            "SELECT lower(function_name), stability, lower(macro_definition) FROM duckdb_functions()"
+        ).fetchall()
+    # error() ends the run, and does so each time
+    named = _CHANGING | {name for name, stability, _ in rows if stability not in (None, "CONSISTENT")} - {"error"}
+    return frozenset(named | {name for name, _, body in rows if body and named & set(re.findall(r"\w+", body))})
 
 
 def _plain(node: dict[str, Any]) -> bool:

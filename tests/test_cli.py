@@ -517,6 +517,68 @@ def test_rows_without_a_prompt_make_the_exit_code(cli: Cli, project: Path, tmp_p
     assert cli(*arguments, "--allow-errors").code == 0
 
 
+@pytest.mark.parametrize("where", [None, "segment = 'platinum'"])
+def test_no_rows_are_one_warning(cli: Cli, project: Path, tmp_path: Path, where: str | None) -> None:
+    empty = tmp_path / "none.parquet"
+    pq.write_table(pa.table({"user_id": pa.array([], pa.string()), "event_timestamp": pa.array([], MOMENT)}), empty)
+    drawn = ("--users", 9, "--where", where)
+    arguments = (*(("--spine", empty) if where is None else drawn), "--out", tmp_path / "x.jsonl")
+    ran = cli("history", "home", *arguments, "--project", project)
+    assert (ran.code, ran.out) == (0, "")
+    first, second = ran.err.splitlines()
+    assert first.startswith("note: no rows were found: " + ("--where is" if where else str(empty)))
+    assert second.startswith("note: 0 prompts of 0 rows in ")
+    ran = cli("history", "home", *arguments, "--json", "--project", project)
+    assert ran.data["rows"] == 0
+    assert ran.err.startswith("note: no rows were found")
+
+
+def test_fewer_users_than_asked_for_are_told(cli: Cli, project: Path, tmp_path: Path) -> None:
+    def told(*options: object) -> list[str]:
+        ran = cli("history", "home", *options, "--out", tmp_path / "x.parquet", "--project", project)
+        assert ran.code == 0
+        return [line for line in ran.err.splitlines() if "not 2,000,000" in line]
+
+    assert told("--users", 2_000_000) == ["note: 3 users are known, not 2,000,000"]
+    assert told("--users", 2_000_000, "--where", "watched > 9") == [
+        "note: 1 user is known for whom --where is ever true, not 2,000,000"
+    ]
+    assert told("--users", 3) == told("--where", "watched > 9") == []
+
+
+def test_the_files_of_a_split_are_named(cli: Cli, project: Path, tmp_path: Path) -> None:
+    out, parts = tmp_path / "sp.jsonl.zst", [tmp_path / f"sp.{name}.jsonl.zst" for name in ("train", "test")]
+    split = ("history", "home", "--users", 3, "--split", "train=0.5,test=0.5", "--out", out, "--project", project)
+    ran = cli(*split)
+    assert ran.code == 0
+    assert f"rows in {parts[0]}, {parts[1]}\n" in ran.err
+    data = cli(*split, "--json").data
+    assert data["parts"] == {"train": str(parts[0]), "test": str(parts[1])}
+    assert "out" not in data
+    assert all(Path(one).is_file() for one in data["parts"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "says"),
+    [
+        ("a.parquet", "chat", "a.parquet is lines of JSON, as the format chat is"),
+        ("q.jsonl", "parquet", "q.jsonl is a Parquet file, as the format parquet is"),
+        ("q.csv", "hf", "q.csv is a Parquet file, as the format hf is"),
+        ("a.jsonl.gz", "promptfoo", None),
+        ("a.parquet", "hf", None),
+        ("a", "parquet", None),
+    ],
+)
+def test_a_name_that_says_another_format_is_told(
+    cli: Cli, project: Path, tmp_path: Path, name: str, form: str, says: str | None
+) -> None:
+    ran = cli("history", "home", "--users", 1, "--out", tmp_path / name, "--format", form, "--project", project)
+    assert ran.code == 0
+    assert (tmp_path / name).is_file()
+    told = [line for line in ran.err.splitlines() if " the format " in line]
+    assert [one.partition(";")[0] for one in told] == ([f"note: {says}"] if says else [])
+
+
 # --- mistakes
 
 
@@ -552,6 +614,10 @@ MISTAKES: list[tuple[int, str, str]] = [
         "history home --spine {tmp}/s.parquet --out {tmp}/x.jsonl --format csv",
         "chat, hf, inspect, langfuse, mlflow, parquet, promptfoo",
     ),
+    (2, "history home --users 1 --out -", "--out is the name of a file"),
+    (2, "history home --users 1 --out {tmp}/x.jsonl --report -", "--report is the name of a file"),
+    (2, "history home --users 1 --out {tmp}/q.parquet.zst --format parquet", "end --out in .parquet"),
+    (2, "history home --spine {tmp}/s.parquet --users 1 --out {tmp}/x.jsonl", "users draws a spine"),
     (2, "history home --spine {tmp}/s.parquet --out {tmp}/none/x.jsonl", "cannot write"),
     (2, "history home --spine {tmp}/s.parquet --out {tmp}/x.jsonl --clock wall", "unknown clock"),
     (1, "history support/answer --spine {tmp}/s.parquet --out {tmp}/x.jsonl", "no column 'question'"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from llmfeatures import Project
 from llmfeatures.errors import RequestError
 from llmfeatures.report import Report, reported
+from llmfeatures.report.origin import spine_name, users_drawn
 from llmfeatures.report.prompts import Prompt, Prompts, most_different
 from llmfeatures.report.tally import DAY, HOUR, STATUSES, Ages, Coverage, Numbers, Top
 from tests.browser import browser
@@ -139,6 +140,57 @@ def test_a_written_history_brings_its_report(project: Project, tmp_path: Path) -
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"<dt>Rows</dt><dd>{summary.rows}</dd>" in page
     assert f"<dt>Rows with an error</dt><dd>{summary.errors}</dd>" in page
+
+
+def test_copies_without_a_feature_count_as_prompts_alone(project: Project, tmp_path: Path) -> None:
+    plain, paired = tmp_path / "plain.html", tmp_path / "paired.html"
+    project.history("home", spine()).write(tmp_path / "plain.parquet", report=plain)
+    made = project.history("home", spine(), without=["segment", "watched"])
+    summary = made.write(tmp_path / "paired.parquet", report=paired)
+
+    def features(page: Path) -> str:
+        return page.read_text(encoding="utf-8").partition("<h2>Features</h2>")[2].partition("<h2>Prompt length")[0]
+
+    assert features(paired) == features(plain)
+    assert "<dt>Rows</dt><dd>1,200</dd>" in paired.read_text(encoding="utf-8")
+    assert "800 of the rows are copies without a feature" in paired.read_text(encoding="utf-8")
+    assert "copies" not in plain.read_text(encoding="utf-8")
+    report = report_of(project, list(project.history("home", spine(), without="segment")))
+    totals = dict(zip(STATUSES, report.features["segment"].coverage.totals, strict=True))
+    assert {name: count for name, count in totals.items() if count} == dict(summary.statuses["segment"])
+
+
+def test_columns_of_the_spine_named_like_those_of_copies_are_no_copies(project: Project) -> None:
+    columns = {"pair": pa.array(["x"] * 400), "without": pa.array(["segment", None] * 200)}
+    for added in (columns, {**columns, "pair": pa.nulls(400), "without": pa.array(range(400))}):
+        table = spine()
+        for name, column in added.items():
+            table = table.append_column(name, column)
+        report = report_of(project, list(project.history("home", table)))
+        assert (report.copies, sum(report.features["segment"].coverage.totals)) == (0, 400)
+
+
+def test_a_spine_says_where_it_is_from(project: Project) -> None:
+    names = {
+        "all 12 users drawn from history, a moment every 1d over 30d, seed 0": project.spine("home"),
+        "5 users drawn from history, a moment every 12h over 2d, seed 3": project.spine(
+            "home", users=5, every="12h", since=timedelta(days=2), seed=3
+        ),
+        "3 users drawn from history, a moment every 1d over 30d where watched > 11, seed 0": project.spine(
+            "home", users=99, where="watched\n > 11"
+        ),
+        "visits.parquet": Path("data/visits.parquet"),
+        "rows in memory": spine(),
+    }
+    assert {spine_name(one): one for one in names.values()}.keys() == names.keys()
+    assert [users_drawn(one) for one in names.values()] == [12, 5, 3, None, None]
+
+
+def test_the_page_says_where_the_rows_are_from(project: Project, tmp_path: Path) -> None:
+    said = "Rows from 2 users drawn from history, a moment every 1d over 30d, seed 0."
+    for options in ({"users": 2}, {"users": 2, "sample": 3, "label": "segment@+1d"}):
+        project.history("home", None, **options).write(tmp_path / "out.parquet", report=tmp_path / "report.html")
+        assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 class Tags(HTMLParser):

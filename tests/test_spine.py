@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmfeatures import Project
+from llmfeatures.cli.app import run
 from llmfeatures.errors import LLMFeaturesError, RequestError, SourceError, SpineError, UnknownNameError
-from llmfeatures.history import History
+from llmfeatures.history import History, HistorySummary
 from llmfeatures.plan import plan_references
 from llmfeatures.sample import allotted, sampled
 from llmfeatures.spine import parse_label
@@ -198,6 +201,21 @@ def test_where_looks_on_until_there_are_enough(project: Project, monkeypatch: py
         ("random() < 0.5", "another answer"),
         ("event_timestamp < now()", "another answer"),
         ("event_timestamp < current_date", "unknown name 'current_date'"),
+        ("event_timestamp < current_localtimestamp()", "another answer"),
+        ("event_timestamp > ago(INTERVAL 1 DAY)", "ago() may give another answer"),
+        ("event_timestamp > pg_conf_load_time()", "another answer"),
+        ("current_setting('TimeZone') = 'UTC'", "another answer"),
+        ("getvariable('x') IS NULL", "another answer"),
+        ("segment = CURRENT_QUERY()", "another answer"),
+        ("sleep_ms(1) IS NULL", "another answer"),
+        ("age(event_timestamp) > INTERVAL 1 DAY", "age() of one moment counts from today"),
+        ("event_timestamp.age() > INTERVAL 1 DAY", "age() of one moment counts from today"),
+        ("age(TIMESTAMPTZ '2026-05-07', event_timestamp) >= INTERVAL 0 DAY", None),
+        ("list_filter([watched], x -> x > 1) = [2]", "list_contains"),
+        ("len(list_transform([watched], lambda x: x + 1)) = 1", "list_contains"),
+        ("[x for x in [watched] if x > 1] = [2]", "lambdas and list comprehensions"),
+        ("list_contains([1, 2, 3], watched)", None),
+        ("coalesce(('{\"a\": ' || watched || '}')::JSON -> '$.a', '2') IS NOT NULL", None),
         ("no_such(watched)", "no_such"),
         ("COLUMNS(*) = 1", "names the columns"),
         ("watched", None),
@@ -219,6 +237,25 @@ def test_a_condition_that_fails_on_the_data_shows_no_value(project: Project) -> 
     assert "TRY_CAST" in str(raised.value)
     assert "casual" not in str(raised.value)
     assert "power" not in str(raised.value)
+
+
+def test_every_function_that_duckdb_calls_changing_is_refused() -> None:
+    import duckdb
+
+    found = duckdb.connect().execute(
+        "SELECT DISTINCT function_name, stability FROM duckdb_functions() "
+        "WHERE function_type = 'scalar' AND regexp_full_match(function_name, '[a-z_0-9]+')"
+    )
+    changing = 0
+    for name, stability in found.fetchall():
+        if stability == "CONSISTENT" or name == "error":
+            continue
+        changing += 1
+        with pytest.raises(RequestError, match="another answer"):
+            parse_where(f"{name}() IS NULL")
+    assert changing > 15
+    for name in ("upper", "strftime", "list_contains", "hash"):
+        assert parse_where(f"{name}(a) IS NULL").names == (("a",),)
 
 
 def test_conditions_name_their_columns() -> None:
@@ -322,6 +359,72 @@ def test_unknown_labels_are_counted(project: Project) -> None:
         assert counts.later + counts.present + counts.absent == read.num_rows
         assert counts.absent > 0
         assert "within 1d of now" in str(prepared.note())
+
+
+def undated_rows(project: Project) -> pa.Table:
+    """Every fifth row has no moment."""
+    table = spine_rows(project)
+    moments = table.column("event_timestamp").to_pylist()
+    return table.set_column(
+        1, "event_timestamp", pa.array([None if n % 5 == 0 else one for n, one in enumerate(moments)], MOMENT)
+    )
+
+
+def test_every_row_that_was_asked_is_counted_once(project: Project) -> None:
+    table = undated_rows(project)
+    history = project.history("home", table, label="watched@+1d")
+    got = history.read_all()
+    labels = dict(history.summary.labels or {})
+    note = labels.pop("note")
+    moments = [one for one in table.column("event_timestamp").to_pylist() if one is not None]
+    assert labels["undated"] == table.num_rows - len(moments) > 0
+    assert labels["later"] == sum(one + timedelta(days=1) > NOW for one in moments) > 0
+    assert labels["present"] == table.num_rows - got.column("target").null_count > 0
+    assert sum(labels.values()) == table.num_rows
+    null = got.column("target").null_count
+    assert note.startswith(f"target is null in {null} of {table.num_rows} rows: ")
+    assert f"{labels['undated']} have no event_timestamp" in note
+    assert HistorySummary.of_json(history.summary.as_json()) == history.summary
+
+
+def test_a_summary_has_labels_only_where_they_were_asked_for(project: Project) -> None:
+    table = spine_rows(project)
+    for options in ({}, {"target": "wanted"}, {"sample": 5}):
+        history = project.history("home", table, **options)
+        history.read_all()
+        assert history.summary.labels is None
+    known = project.history("home", table.slice(0, 20), label="segment@+1us")
+    targets(known)
+    assert known.summary.labels is not None
+    assert (known.summary.labels["note"] is None) == (known.summary.labels["present"] == 20)
+    whole = project.history("home", table, label="watched@+1d", sample=5, stratify="target")
+    targets(whole)
+    assert whole.summary.labels is not None
+    assert f"of {table.num_rows} rows" in whole.summary.labels["note"]
+    assert whole.summary.labels["note"].endswith("(before the sample was drawn)")
+
+
+def test_the_command_says_that_labels_are_null(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = undated_rows(project)
+    path = tmp_path / "spine.parquet"
+    pq.write_table(table, path)
+    root = tmp_path / "project"
+    shutil.copytree(project.config.root, root)
+    config = root / "llmfeatures.toml"
+    config.write_text(config.read_text().replace("[project]", f'[project]\nnow = "{NOW.isoformat()}"'))
+    out = tmp_path / "out.parquet"
+    line = ["history", "home", "--spine", str(path), "--label", "segment@+15d", "--out", str(out), "--allow-errors"]
+    line += ["--project", str(root)]
+    assert run(line) == 0
+    undated = -(-table.num_rows // 5)
+    said = f"target is null in {table.num_rows} of {table.num_rows} rows: {table.num_rows - undated} lie within 15d of"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert run([*line, "--json"]) == 0
+    labels = json.loads(capsys.readouterr().out)["labels"]
+    assert labels["note"].startswith(said)
+    assert (labels["later"], labels["undated"], labels["present"]) == (table.num_rows - undated, undated, 0)
 
 
 @pytest.mark.parametrize(

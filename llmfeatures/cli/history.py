@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -97,6 +99,9 @@ ReportOption = Annotated[
     Path | None, typer.Option("--report", metavar="FILE.html", help="A page about the prompts, to look at.")
 ]
 
+_PARQUET = ("parquet", "hf")
+_LINES = ("chat", "promptfoo", "inspect", "langfuse", "mlflow")
+
 
 def history(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt's name.")],
@@ -139,6 +144,7 @@ def history(
     the same command is run again.
     """
     from llmfeatures.errors import RequestError
+    from llmfeatures.export.writing import part_paths, shares
     from llmfeatures.project import Project
 
     loaded = Project.load(project)
@@ -146,16 +152,20 @@ def history(
         raise RequestError("whose prompts? give --spine FILE, or --users N for users and moments from history")
     if out is None and not explain:
         raise RequestError("give --out FILE for where to write, or --explain to see how the join would be done")
+    for option, path in (("--out", out), ("--report", report)):
+        if path == Path("-"):
+            raise RequestError(f"{option} is the name of a file, and nothing is written to standard output")
+    if out is not None and not explain:
+        _check_name(out, format)
+    given: dict[str, Any] = {"users": users, "every": every, "since": since, "until": until, "where": where}
+    given["inputs"] = _inputs(loaded, prompt, inputs) if inputs else None
+    given = {name: value for name, value in given.items() if value is not None}
+    drawn = _drawn(loaded, prompt, {**given, "seed": seed, "clock": clock}) if spine is None else None
     made = loaded.history(
         prompt,
-        spine,
+        drawn if spine is None else spine,
         clock=clock,
-        users=users,
-        every=every,
-        since=since,
-        until=until,
-        where=where,
-        inputs=_inputs(loaded, prompt, inputs) if inputs else None,
+        **({} if spine is None else given),
         sample=sample,
         stratify=stratify,
         target=target,
@@ -168,10 +178,13 @@ def history(
         return
     with _kept(made), _rows_done(made):
         summary = made.write(out, format, split=split, seed=seed, report=report, resume=resume, note=terminal.note)
+    files = {name: str(path) for name, path in part_paths(out, shares(split)).items()} if split else {}
+    if not summary.rows:
+        terminal.note(f"no rows were found: {_no_rows(spine, where)}")
     if as_json:
-        terminal.write_json({"out": str(out), **summary_json(summary)})
+        terminal.write_json({**({"parts": files} if files else {"out": str(out)}), **summary_json(summary)})
     else:
-        show_summary(f"the parts of {out}" if split else str(out), summary)
+        show_summary(", ".join(files.values()) or str(out), summary)
         if report is not None:
             terminal.note(f"a page about them in {report}")
     if summary.errors and not allow_errors:
@@ -194,6 +207,46 @@ def _explain(steps: Sequence[JoinStep], *, as_json: bool) -> None:
     terminal.table(["views", "strategy", "passes", "why"], rows, numbers=["passes"])
 
 
+def _drawn(loaded: Project, prompt: str, options: Mapping[str, Any]) -> object:
+    """The drawn spine; it is told when it has fewer users than were asked for."""
+    from llmfeatures.report.origin import users_drawn
+
+    table: object = cast("Any", loaded).spine(prompt, **options)
+    asked, found = options.get("users"), users_drawn(table)
+    if asked is not None and found and found < asked:  # of no users at all, the rows tell
+        users = f"{counted(found, 'user')} {'is' if found == 1 else 'are'} known"
+        terminal.note(f"{users}{' for whom --where is ever true' if 'where' in options else ''}, not {asked:,}")
+    return table
+
+
+def _check_name(out: Path, format: str | None) -> None:
+    """Say it when a file's name says another form than the format has.
+
+    Raises:
+        RequestError: it says that Parquet is compressed from outside.
+    """
+    from llmfeatures.errors import RequestError
+    from llmfeatures.export.writing import suffixes
+
+    suffix = suffixes(out)[1]
+    if format in _PARQUET:
+        if suffix.endswith((".gz", ".zst")):
+            raise RequestError(f"{out.name}: {format} is a Parquet file, compressed inside; end --out in .parquet")
+        if suffix in {".jsonl", ".ndjson", ".json", ".csv"}:
+            terminal.note(f"{out.name} is a Parquet file, as the format {format} is; end --out in .parquet to say so")
+    elif format in _LINES and ".parquet" in suffix:
+        terminal.note(f"{out.name} is lines of JSON, as the format {format} is; end --out in .jsonl to say so")
+
+
+def _no_rows(spine: Path | None, where: str | None) -> str:
+    """What to check when there is no row."""
+    if spine is not None:
+        return f"{spine} is empty; check how it was made"
+    if where is None:
+        return "check --since and --until"
+    return "--where is true for nobody at any of the moments; check its values, --since and --until"
+
+
 def summary_json(summary: HistorySummary) -> dict[str, Any]:
     """The counts as JSON."""
     return summary.as_json()
@@ -203,24 +256,46 @@ def show_summary(out: str, summary: HistorySummary) -> None:
     """The counts, as notes."""
     terminal.note(f"{counted(summary.rows - summary.errors, 'prompt')} of {counted(summary.rows, 'row')} in {out}")
     for name, counts in summary.statuses.items():
+        if not counts:
+            continue
         terminal.note(f"{name}: {', '.join(f'{count:,} {status}' for status, count in counts.most_common())}")
     if summary.hidden:
         terminal.note(f"{counted(summary.hidden, 'value')} that the event clock would give had not arrived yet")
+    if summary.labels is not None and summary.labels["note"]:
+        terminal.note(summary.labels["note"])
     if summary.errors:
         terminal.note(f"{counted(summary.errors, 'row')} without a prompt; the first: {summary.first_error}")
 
 
 @contextmanager
 def _kept(made: History) -> Generator[None]:
-    """When the block is left without an end, say what is kept of it."""
+    """When the block is left without an end, say what is kept of it. To be terminated is to be interrupted."""
     try:
-        yield
+        with _terminated():
+            yield
     except BaseException as error:
         if made.kept:
             terminal.note(f"kept {counted(made.kept, 'row')}; run the same command again to continue")
         elif isinstance(error, KeyboardInterrupt):
             terminal.note("nothing is written, and nothing kept")
         raise
+
+
+@contextmanager
+def _terminated() -> Generator[None]:
+    """Have SIGTERM, with which a container is stopped, end the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from llmfeatures.export.growing import LinesFile, ParquetParts
 from llmfeatures.export.json_columns import Lines, joined
 from llmfeatures.export.lines import texts_of, with_prompt
 from llmfeatures.export.messages import MessageTexts
-from llmfeatures.export.writing import ResumableExporter, Writing, suffixes
+from llmfeatures.export.writing import ResumableExporter, Writing, index_path
 
 
 class ChatExporter(ResumableExporter):
@@ -31,7 +31,7 @@ class _ChatWriting(Writing):
     def __init__(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> None:
         known = state or {"lines": None, "index": None}
         index = pa.schema([field for field in schema if field.name != "messages"], metadata=schema.metadata)
-        self._path, self._index_path = path, path.with_name(f"{suffixes(path)[0]}.index.parquet")
+        self._path, self._index_path = path, index_path(path)
         self._names, self._texts = index.names, MessageTexts()
         with ExitStack() as stack:
             self._index = ParquetParts(folder, self._index_path, index, known["index"])

@@ -1,5 +1,5 @@
 # pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownParameterType=false
 """Parquet files of canonical rows, and one put together of several, to the bytes that one writer would have written."""
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from llmfeatures.errors import RequestError
 
+_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """A schema as it is stored: a dictionary is one way to have values in memory, and Parquet gives it back as another
-    one, so its values are stored."""
+    """A schema as it is stored: dictionaries and views are ways to have values in memory, of which Parquet gives other
+    ones back, so the values are stored."""
     fields = [field.with_type(_stored(field.type)) for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
@@ -24,6 +26,8 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 def _stored(dtype: Any) -> Any:
     if pa.types.is_dictionary(dtype):
         return _stored(dtype.value_type)
+    if dtype in _VIEWS:
+        return _VIEWS[dtype]
     if pa.types.is_struct(dtype):
         return pa.struct([field.with_type(_stored(field.type)) for field in dtype])
     if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):

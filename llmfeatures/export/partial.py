@@ -2,9 +2,9 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """An export under way: the folder ``.NAME.partial`` beside its place, which a later run of the same goes on with.
 
-The folder has the files as far as they are, and ``journal.json``, which says how much of them counts. The journal is
-replaced atomically, after the files are on disk: whatever happens, it says what is there. Files of an export are moved
-to their places at the end, all together; should that be interrupted, the next run moves the rest.
+It has the files as far as they are, in a folder ``files``, and ``journal.json``, which says how much of them counts.
+The journal is replaced atomically, after the files are on disk: whatever happens, it says what is there. The files are
+moved to their places at the end, all together; should that be interrupted, the next run moves the rest.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ CHECKPOINT_SECONDS = 15.0
 """How long a run goes on before it has on disk what it did: what a killed one loses."""
 _JOURNAL = "journal.json"
 _LOCK = "lock"
+_FILES = "files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class Partial:
 
     def __init__(self, path: Path, folder: Path, made_of: Mapping[str, str] | None, *, resume: bool) -> None:
         self.folder = folder
+        self._files = folder / _FILES
+        self._files.mkdir(exist_ok=True)
         self.earlier: Journal | None = None
         self.changed: tuple[str, ...] = ()
         self.reached: Journal | None = None
@@ -91,9 +94,9 @@ class Partial:
         """
         check_place(path)
         if self.earlier is None:
-            return exporter.begun(schema, path, self.folder, None)
+            return exporter.begun(schema, path, self._files, None)
         try:
-            return exporter.begun(schema, path, self.folder, self.earlier.files[name])
+            return exporter.begun(schema, path, self._files, self.earlier.files[name])
         except (OSError, LookupError, ValueError, TypeError):
             self.refuse()
 
@@ -119,7 +122,7 @@ class Partial:
 
         Args:
             batches: canonical rows.
-            writings: what is written, by name; begun in `folder`.
+            writings: what is written, by name; begun by `begun`.
             route: which rows of a batch go to which of them.
             progress: the spine's rows done after the last batch, and what else to know when the export is gone on with.
         """
@@ -137,9 +140,11 @@ class Partial:
         except (RequestError, SpineError):  # it would come again
             self.clear()
             raise
-        except BaseException:
+        except BaseException as error:
             with suppress(Exception):  # what cannot be written any more is as of the last time
                 self._checkpoint(writings)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(self._path)
             raise
         finally:
             for one in writings.values():
@@ -151,9 +156,8 @@ class Partial:
         """Remove what there is of an export."""
         self.reached = None
         (self.folder / _JOURNAL).unlink(missing_ok=True)
-        for one in self.folder.iterdir():
-            if one.name != _LOCK:
-                one.unlink()
+        for one in self._files.iterdir():
+            one.unlink()
 
     def move_the_rest(self) -> None:
         """Move to their places the complete files that an interrupted run left."""
@@ -187,7 +191,7 @@ class Partial:
             self._record(replace(self.reached, moves=moves))
         for part, name in moves:
             with suppress(FileNotFoundError):  # moved by the run that was interrupted
-                (self.folder / part).replace(self._path.with_name(name))
+                (self._files / part).replace(self._path.with_name(name))
         sync(self._path.parent)
         self.clear()
 

@@ -150,6 +150,11 @@ def part_paths(path: Path, names: Iterable[str]) -> dict[str, Path]:
     return {name: path.with_name(f"{stem}.{name}{suffix}") for name in names}
 
 
+def index_path(path: Path) -> Path:
+    """Where the index of a chat file goes: ``out.jsonl.gz`` gives ``out.index.parquet``."""
+    return path.with_name(f"{suffixes(path)[0]}.index.parquet")
+
+
 def write_parts(
     exporter: Exporter,
     batches: Iterable[pa.RecordBatch],

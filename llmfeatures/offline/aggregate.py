@@ -10,6 +10,8 @@ class is aggregated once, and each point aggregates classes. So work grows with 
 key, not with their product.
 """
 
+# pyarrow has incomplete stubs
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # ruff: noqa: S608
 from __future__ import annotations
 
@@ -17,14 +19,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 from pyarrow import types as pt
 
 from llmfeatures.clock import microseconds
-from llmfeatures.columns import sql_type
+from llmfeatures.codec import row_text
+from llmfeatures.columns import canonical, python_values, sql_type
 from llmfeatures.offline import sql
-from llmfeatures.offline.sources import Described, describe, run, translated, untyped
+from llmfeatures.offline.sources import Described, describe, read_of, run, translated, untyped
 from llmfeatures.offline.strategy import size
 from llmfeatures.ports import ClockName, LatestCount, Lookup, Since
 from llmfeatures.schema import Aggregation, FeatureView
@@ -32,8 +37,13 @@ from llmfeatures.schema import Aggregation, FeatureView
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = 2**62
 """The number of a point after all."""
+_NEWEST = ("last", "last_n")
+_AT_A_TIME = 100_000
+"""Values that are written as text at once."""
 _HELD = 640
 """Memory that an event takes while its class is aggregated, times two and a half: not all memory is for that."""
+_SUMMED = 28
+"""Digits of a decimal of which ten thousand million values still have an exact sum."""
 _BYTES = 64
 """Memory that an event takes at a point where it counts: its value in a list, and in a sorted copy of that."""
 
@@ -61,6 +71,7 @@ def aggregated_winners(
     events = _Events(view, described, wanted, ("u",))
     with translated(view, root):
         run(con, events.table(f"JOIN {keys} k ON {on} WHERE r.e <= k.t", ["k.u"], clock))
+        _order_ties(con, events)
         run(con, _points(f"SELECT DISTINCT u, {_floor('t', view)} AS g FROM {asks}", _at_once(con)))
         run(con, events.changes())
         once = run(con, "SELECT coalesce(max(n), 1) = 1 FROM points")[0][0]
@@ -74,6 +85,50 @@ def aggregated_winners(
             f"FROM {asks} q JOIN answers a ON a.u = q.u AND a.g = {_floor('q.t', view)}",
         )
     for one in ("events", "points", "changes", "classes", "answers"):
+        run(con, f"DROP TABLE {one}")
+
+
+def _order_ties(con: duckdb.DuckDBPyConnection, events: _Events) -> None:
+    """Where events are tied on both timestamps, give the columns ``o0…`` of the table ``events`` the order of the row
+    texts that `codec` writes of their values, an invalid value being the greatest, so that it surfaces."""
+    newest = [number for number, one in enumerate(events.wanted) if one.function in _NEWEST]
+    times = sql.commas(events.keys, ["e", "c"])
+    grouped = f"SELECT {times} FROM events GROUP BY {times} HAVING count(*) > 1"
+    if not newest or not run(con, f"CREATE TEMP TABLE tied AS {grouped}")[0][0]:
+        run(con, "DROP TABLE IF EXISTS tied")
+        return
+    for number in newest:
+        _places_table(con, events, number, times)
+    placed = sql.commas(f"coalesce(p{number}.o, 0) AS o{number}" for number in newest)
+    joins = (
+        f"LEFT JOIN places_{number} p{number} ON p{number}.v IS NOT DISTINCT FROM x.a{number}" for number in newest
+    )
+    run(con, f"CREATE TEMP TABLE placed AS SELECT x.* REPLACE ({placed}) FROM events x {' '.join(joins)}")
+    for one in ("events", "tied", *(f"places_{number}" for number in newest)):
+        run(con, f"DROP TABLE {one}")
+    run(con, "ALTER TABLE placed RENAME TO events")
+
+
+def _places_table(con: duckdb.DuckDBPyConnection, events: _Events, number: int, times: str) -> None:
+    """Of an aggregation make the table ``places_N``: each value ``v`` of tied events and its place ``o``."""
+    feature = read_of(events.view).feature(events.wanted[number].name)
+    distinct = f"SELECT DISTINCT x.a{number} AS v FROM events x SEMI JOIN tied USING ({times})"
+    count = run(con, f"CREATE TEMP TABLE held AS SELECT v, row_number() OVER () AS id FROM ({distinct})")[0][0]
+    run(con, "CREATE TEMP TABLE texts (id BIGINT, invalid BOOLEAN, written VARCHAR, reason VARCHAR)")
+    for first in range(1, count + 1, _AT_A_TIME):
+        within = f"id BETWEEN {first} AND {first + _AT_A_TIME - 1}"
+        held = con.sql(f"SELECT id, v FROM held WHERE {within}").to_arrow_table().combine_chunks()
+        made = canonical(feature.dtype, held.column("v"))
+        written = [row_text([feature.dtype.encode(one)]) for one in python_values(feature.dtype, made.array)]
+        rows = range(held.num_rows)
+        invalid, reasons = [row in made.invalid for row in rows], [made.invalid.get(row, "") for row in rows]
+        arrays: list[Any] = [held.column("id"), pa.array(invalid), pa.array(written), pa.array(reasons)]
+        con.register("arriving", pa.table(arrays, names=["id", "invalid", "written", "reason"]))
+        run(con, "INSERT INTO texts SELECT * FROM arriving")
+        con.unregister("arriving")
+    place = "row_number() OVER (ORDER BY invalid, written, reason)"
+    run(con, f"CREATE TEMP TABLE places_{number} AS SELECT v, {place} AS o FROM held JOIN texts USING (id)")
+    for one in ("held", "texts"):
         run(con, f"DROP TABLE {one}")
 
 
@@ -148,6 +203,7 @@ def latest(
     for one in ("events", "changes", "classes", "points"):
         run(con, f"DROP TABLE IF EXISTS {one}")
     run(con, events.table(where, [f"r.{one}" for one in keys], "known"))
+    _order_ties(con, events)
     run(con, events.changes())
     after = "" if since is None else f" HAVING max(m) > {microseconds(since.after)}"
     listed = sql.commas(keys)
@@ -198,8 +254,9 @@ class _Events:
     """The statements about the events of a view, each key's apart: the columns ``keys`` name it.
 
     The table ``events`` has ``e, c, entered``, a column ``l0…`` per window for when the event leaves it, and ``a0…``
-    per wanted aggregation that has a column. In ``classes`` times are numbers of the key's points: the first one at
-    or after the event (``h``), at or after it entered (``i``) and left (``j0…``).
+    per wanted aggregation that has a column; with it, where the newest value is wanted, ``o0…``, which breaks ties. In
+    ``classes`` times are numbers of the key's points: the first one at or after the event (``h``), at or after it
+    entered (``i``) and left (``j0…``).
     """
 
     view: FeatureView
@@ -218,6 +275,8 @@ class _Events:
                 columns.append(f"CASE WHEN r.a{number} IS NOT NULL THEN {ranked} END AS a{number}")
             elif one.column is not None:
                 columns.append(f"r.a{number}")
+            if one.function in _NEWEST:
+                columns.append(f"0::BIGINT AS o{number}")
         listed = sql.commas(keys, ["r.e", "r.c", f"{_ceil(known, self.view)} AS entered"], columns)
         return (
             f"CREATE TEMP TABLE events AS SELECT {listed} "
@@ -299,7 +358,7 @@ class _Events:
     def _parts(self, one: Aggregation, number: int) -> list[str]:
         """What a class holds of an aggregation: ``b0…``, and the count ``n0…`` of values for a mean."""
         column = f"x.a{number}"
-        row = f"{{'e': x.e, 'c': x.c, 'o': coalesce(to_json({column})::VARCHAR, 'null'), 'v': {column}}}"
+        row = f"{{'e': x.e, 'c': x.c, 'o': x.o{number}, 'v': {column}}}"
         match one.function:
             case "count":
                 made = "count(*)" if one.column is None else f"count({column})"
@@ -346,9 +405,11 @@ class _Events:
                 return f"({total})::DOUBLE / nullif(sum(x.n{number}) FILTER ({counted}), 0)"
 
     def _floats(self, one: Aggregation) -> bool:
-        """Whether a sum is one of floats."""
-        held = (each.types[each.relation.values[one.name]] for each in self.described)
-        return (one.function == "sum" and one.dtype.kind == "float") or any(pt.is_floating(each) for each in held)
+        """Whether a sum is one of floats. For a mean, decimals become floats before their sum could be too great."""
+        held = [each.types[each.relation.values[one.name]] for each in self.described]
+        if one.function == "sum":
+            return one.dtype.kind == "float" or any(pt.is_floating(each) for each in held)
+        return any(pt.is_floating(each) or (pt.is_decimal(each) and each.precision > _SUMMED) for each in held)
 
 
 def _windows(view: FeatureView) -> list[int | None]:

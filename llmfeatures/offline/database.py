@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from llmfeatures.errors import ConfigError
 from llmfeatures.offline import sql
 from llmfeatures.offline.sources import run
 
@@ -39,8 +40,17 @@ class Database:
             settings["threads"] = str(threads)
         known = {name for (name,) in run(self.con, "SELECT name FROM duckdb_settings()")}
         for name, value in settings.items():
-            if name in known:
+            if name not in known:
+                continue
+            try:
                 run(self.con, f"SET GLOBAL {name}={value}")
+            except duckdb.Error:
+                if name != "memory_limit":
+                    raise
+                self.close()
+                raise ConfigError(
+                    f"memory_limit under [offline] is {memory_limit!r}: no size; write one such as 4GB or 512MB"
+                ) from None
 
     def _search_path(self, root: Path) -> Path:
         """The root as DuckDB takes it: a comma would part it in two, so a link stands for a root that has one."""

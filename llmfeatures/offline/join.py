@@ -23,7 +23,17 @@ from llmfeatures.errors import SourceError
 from llmfeatures.offline import spine as spines
 from llmfeatures.offline import sql, statistics, strategy
 from llmfeatures.offline.aggregate import aggregated_winners
-from llmfeatures.offline.sources import Described, describe, run, shared_rows, translated
+from llmfeatures.offline.sources import (
+    SHORT,
+    Described,
+    describe,
+    full,
+    interruptible,
+    run,
+    shared_rows,
+    shortage,
+    translated,
+)
 from llmfeatures.offline.strategy import Asking, Decision
 from llmfeatures.offline.ties import picked_table
 from llmfeatures.ports import ClockName, FoundColumns, Joined, JoinStep, Lookup
@@ -92,16 +102,22 @@ def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spo
     """Read the spine once: what the join needs into tables of DuckDB, the whole into the spool if there is one.
 
     Returns the number of its rows.
+
+    Raises:
+        SpineError: the spine cannot be read, or holds no moments.
+        SourceError: memory or temporary disk ran out.
     """
-    short = [f"{name} {sql.key_type(dtype)}" for (_, dtype), name in asked.columns.items()]
-    run(con, f"CREATE TEMP TABLE spine ({sql.commas(['_row BIGINT', 't BIGINT'], short)})")
+    typed = [f"{name} {sql.key_type(dtype)}" for (_, dtype), name in asked.columns.items()]
+    with _short_of_memory():
+        run(con, f"CREATE TEMP TABLE spine ({sql.commas(['_row BIGINT', 't BIGINT'], typed)})")
     number = 0
     pending: list[Any] = []
     with ThreadPoolExecutor(max_workers=1) as beside:
         inserting: Future[None] | None = None
         for batch in spines.rebatched(opened.batches, spines.BATCH_ROWS):
             if spool is not None:
-                spool.add(batch)
+                with _short_of_memory(spool):
+                    spool.add(batch)
             pending.append(asked.table(batch, number))
             number += batch.num_rows
             if len(pending) * spines.BATCH_ROWS >= _LOAD_ROWS:
@@ -111,17 +127,19 @@ def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spo
         if inserting is not None:
             inserting.result()
     _insert(con, pending)
-    for keyset in dict.fromkeys(asked.keysets):
-        run(con, sql.keys_table(_named("keys", keyset), keyset))
-        run(con, sql.asks_table(_named("asks", keyset), _named("keys", keyset), keyset))
+    with _short_of_memory():
+        for keyset in dict.fromkeys(asked.keysets):
+            run(con, sql.keys_table(_named("keys", keyset), keyset))
+            run(con, sql.asks_table(_named("asks", keyset), _named("keys", keyset), keyset))
     return number
 
 
 def _insert(con: duckdb.DuckDBPyConnection, pending: Sequence[Any]) -> None:
     if pending:
-        con.register("arriving", pa.concat_tables(pending))
-        run(con, "INSERT INTO spine SELECT * FROM arriving")
-        con.unregister("arriving")
+        with _short_of_memory():
+            con.register("arriving", pa.concat_tables(pending))
+            run(con, "INSERT INTO spine SELECT * FROM arriving")
+            con.unregister("arriving")
 
 
 def _named(prefix: str, keyset: tuple[str, ...]) -> str:
@@ -255,7 +273,8 @@ class Asks:
     @classmethod
     def of(cls, con: duckdb.DuckDBPyConnection, keyset: tuple[str, ...], forced: str | None) -> Asks:
         """Look at the loaded keys."""
-        keys, asks, most, one, last = run(con, sql.asking(_named("keys", keyset)))[0]
+        with _short_of_memory():
+            keys, asks, most, one, last = run(con, sql.asking(_named("keys", keyset)))[0]
         asking = Asking(keys=keys, asks=asks, most=most, one=one)
         return cls(keyset=keyset, asking=asking, last=last, memory=_memory(con), forced=forced)
 
@@ -459,8 +478,13 @@ def joined(
             yield _one(spines.no_rows(schema), next(ordered), answers)
             return
         raw = spines.rebatched(ordered, spines.BATCH_ROWS)
-        for batch in spool.batches():
+        for batch in _waiting(spool):
             yield _one(batch, next(raw), answers)
+
+
+def _waiting(spool: spines.Spool) -> Iterator[Any]:
+    with _short_of_memory(spool):
+        yield from spool.batches()
 
 
 def _ordered(con: duckdb.DuckDBPyConnection, answers: Sequence[Answer], count: int) -> Generator[Any]:
@@ -471,7 +495,7 @@ def _ordered(con: duckdb.DuckDBPyConnection, answers: Sequence[Answer], count: i
         within = f"_row BETWEEN {first} AND {first + step - 1}"
         tables = "".join(answer.joins(within) for answer in answers)
         query = f"SELECT {wanted} FROM (SELECT * FROM spine WHERE {within}) s{tables} ORDER BY s._row"
-        with _short_of_memory():
+        with _short_of_memory(), interruptible():
             reader = con.sql(query).to_arrow_reader(spines.BATCH_ROWS)
             with closing(reader):
                 if not count:
@@ -480,14 +504,13 @@ def _ordered(con: duckdb.DuckDBPyConnection, answers: Sequence[Answer], count: i
 
 
 @contextmanager
-def _short_of_memory() -> Generator[None]:
-    """The final query reads temporary tables only: what fails there is memory or disk."""
+def _short_of_memory(spool: spines.Spool | None = None) -> Generator[None]:
+    """For statements about temporary tables only, and for the spool: what fails there is memory or disk."""
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError):
-        raise SourceError(
-            "the join ran out of memory or temporary disk; raise memory_limit under [offline], or free some disk"
-        ) from None
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        reason = full(spool.folder().parent) if spool is not None and isinstance(error, OSError) else shortage(error)
+        raise SourceError(f"the join: {reason or SHORT}") from None
 
 
 def _memory(con: duckdb.DuckDBPyConnection) -> int:

@@ -25,7 +25,10 @@ from llmfeatures.types import DType
 
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
 _NAMED_FILE = re.compile(r"""["']([^"']+\.\w+)["']""")
+_SPILLED = re.compile(r"""["']([^"']*)[/\\]llmfeatures-\w+[/\\]spilled\b""")
 _SHOWN = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.IOException)
+_INTERRUPTED = "query interrupted"
+SHORT = "not enough memory or temporary disk; raise memory_limit under [offline], or free some disk"
 _FAMILIES = (
     "SELECT DISTINCT name, CASE "
     "WHEN type IN ('FLOAT', 'DOUBLE', 'BOOLEAN') THEN lower(type) "
@@ -37,8 +40,24 @@ _FAMILIES = (
 
 
 def run(con: duckdb.DuckDBPyConnection, statement: str) -> list[tuple[Any, ...]]:
-    """Run a statement to its end: an open result would block the connection's next one."""
-    return con.execute(statement).fetchall()
+    """Run a statement to its end: an open result would block the connection's next one.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl-C, which DuckDB says in its own way.
+    """
+    with interruptible():
+        return con.execute(statement).fetchall()
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Have Ctrl-C be what it is elsewhere, whatever DuckDB and Arrow make of it."""
+    try:
+        yield
+    except Exception as error:
+        if _INTERRUPTED in str(error).lower():
+            raise KeyboardInterrupt from None
+        raise
 
 
 def relations(view: FeatureView) -> list[Relation]:
@@ -338,18 +357,41 @@ def _nothing_there(view: FeatureView, root: Path) -> str:
 def translated(view: FeatureView, root: Path) -> Generator[None]:
     """Turn errors of DuckDB into a `SourceError` that names the view and shows no value."""
     try:
-        yield
+        with interruptible():
+            yield
     except duckdb.Error as error:
         raise SourceError(f"{label_of(view)}: {_explained(error, view, root)}") from None
     except pa.ArrowException:
         raise SourceError(f"{label_of(view)}: it holds data that Arrow cannot take") from None
 
 
+def shortage(error: Exception) -> str | None:
+    """What to say of an error that is about memory or the folder for spilling, and not about data; else None."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return SHORT
+    spilled = _SPILLED.search(str(error)) if isinstance(error, duckdb.IOException) else None
+    return None if spilled is None else full(spilled[1])
+
+
+def full(folder: str | Path) -> str:
+    """What to say when a file in the folder for spilling cannot be written."""
+    return (
+        f"the temporary folder {folder} is full, or cannot be written; free some disk there, or set TMPDIR (or the "
+        "store's temp_directory) to a folder with more"
+    )
+
+
 def _explained(error: duckdb.Error, view: FeatureView, root: Path) -> str:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return "not enough memory or temporary disk; raise memory_limit under [offline], or free some disk"
+    short = shortage(error)
+    if short is not None:
+        return short
     if isinstance(view.batch, ParquetSource):
+        if isinstance(error, duckdb.DataError):
+            return (
+                f"it fails on the data ({type(error).__name__}): a value or a total does not fit its type; write the "
+                "column with another type, like DOUBLE"
+            )
         named = _NAMED_FILE.search(said)
         name = f" {_relative(named[1], root)}" if named else ""
         if "No files found" in said:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -302,14 +302,15 @@ class Spool:
             yield from self._kept
             return
         self._writer.close()
-        with pa.memory_map(str(self._path)) as file:
+        with pa.OSFile(str(self._path)) as file:  # a mapped file would stay in memory as far as it was read
             yield from pa.ipc.open_stream(file)
 
     def close(self) -> None:
         """Forget the batches."""
         self._kept.clear()
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError, pa.ArrowException):  # it ends the file, which may be on a full disk
+                self._writer.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

@@ -63,6 +63,11 @@ def _summary(report: Report) -> str:
         f"Version <code>{escape(plan.version)}</code>. Rows from {escape(report.spine_name)}. "
         f"Clock <code>{escape(report.clock)}</code>: {known.get(report.clock, 'as the clock says')}.{split}"
     )
+    if report.copies:
+        origin += (
+            f" {report.copies:,} of the rows are copies without a feature: they are prompts like the others, and the "
+            "features below are counted without them."
+        )
     parts = [
         f"<header><h1>Prompt {escape(plan.name)}</h1>",
         f"<p>{escape(plan.description)}</p>" if plan.description else "",

@@ -76,6 +76,9 @@ class FeatureTally:
 class Report:
     """What one history holds, counted batch by batch in bounded memory.
 
+    ``rows`` counts all, also the ``copies`` without a feature that ``without`` asks for; features are those of the
+    others, as in `HistorySummary`.
+
     The same batches give the same bytes. So do other cuts of the same rows, as long as the page says "at least"
     nowhere.
 
@@ -88,7 +91,7 @@ class Report:
 
     def __init__(self, plan: PromptPlan, *, spine_name: str, clock: str, split: str | None = None) -> None:
         self.plan, self.spine_name, self.clock, self.split = plan, spine_name, clock, split
-        self.rows = self.failed = 0
+        self.rows = self.failed = self.copies = 0
         self.reasons = Top(1_000)
         self.prompts = Prompts()
         self.features: dict[str, FeatureTally] = {}
@@ -126,6 +129,10 @@ class Report:
         self.prompts.add(batch.column("prompt_id"), batch.column("messages"))
 
     def _add_features(self, batch: pa.RecordBatch, hours: Any, at: Any) -> None:
+        first = _first_rows(batch)
+        if first is not None:
+            self.copies += batch.num_rows - first.true_count
+            batch, hours, at = batch.filter(first), hours.filter(first), at.filter(first)
         values, statuses, events = (batch.column(name) for name in ("features", "statuses", "timestamps"))
         names = [field.name for field in statuses.type]
         for name in names:
@@ -156,6 +163,23 @@ class Report:
         """
         with replacing(Path(path)) as part:
             part.write_text(self.html(), encoding="utf-8", newline="\n")
+
+
+def _first_rows(batch: pa.RecordBatch) -> Any:
+    """Which rows are no copy without a feature, as bool; None where there are no copies.
+
+    A copy says so in its ``metadata``, ``pair`` and ``without``, and in its id; a spine's own columns of these names
+    are no copies.
+    """
+    metadata: Any = batch.column("metadata")
+    names = [field.name for field in metadata.type]
+    if "pair" not in names or "without" not in names:
+        return None
+    pair, without = metadata.field("pair"), metadata.field("without")
+    if not pa.types.is_string(pair.type) or not pa.types.is_string(without.type):
+        return None
+    copied = pc.equal(batch.column("id"), pc.binary_join_element_wise(pair, without, "-without-"))
+    return pc.invert(pc.fill_null(copied, fill_value=False))
 
 
 def reported(batches: Iterable[pa.RecordBatch], report: Report) -> Iterator[pa.RecordBatch]:

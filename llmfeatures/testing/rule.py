@@ -4,7 +4,6 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from llmfeatures.codec import encode_row, row_text
 from llmfeatures.errors import InvalidValueError, SourceError
 from llmfeatures.ports import ClockName, Joined, Lookup, OfflineStore, Since
 from llmfeatures.schema import Aggregation, Entity, Feature, FeatureView, ParquetSource
+from llmfeatures.types import DType
 
 START = microseconds(datetime(2026, 5, 1, tzinfo=UTC))
 """Times in the suite are microseconds after this one."""
@@ -411,22 +411,18 @@ def _aggregate(one: Aggregation, names: Sequence[str], rows: Sequence[Row]) -> A
     if one.column is None:
         return len(rows)
     place = names.index(one.column)
-
-    def order(row: Row) -> tuple[Any, ...]:
-        text = json.dumps(row.values[place], default=str, ensure_ascii=False).encode()
-        return row.event, row.created is not None, row.created or 0, text
-
-    newest = [row.values[place] for row in sorted(rows, key=order, reverse=True)]
-    some = [value for value in newest if value is not None]
+    values = [row.values[place] for row in rows]
+    some = [value for value in values if value is not None]
     match one.function:
         case "count":
             return len(some)
         case "count_distinct":
             return len(set(some))
         case "last":
-            return newest[0] if newest else None
+            return next(iter(_newest(rows, place, one.dtype)), None)
         case "last_n":
-            return some[: one.n]
+            assert one.dtype.item is not None
+            return [value for value in _newest(rows, place, one.dtype.item) if value is not None][: one.n]
         case "min" | "max":
             return (min if one.function == "min" else max)(some, default=None)
         case _:
@@ -434,3 +430,13 @@ def _aggregate(one: Aggregation, names: Sequence[str], rows: Sequence[Row]) -> A
             for value in sorted(some):
                 total = value if total is None else total + value
             return total if total is None or one.function == "sum" else float(total) / len(some)
+
+
+def _newest(rows: Sequence[Row], place: int, dtype: DType) -> list[Any]:
+    """The values of a column, the newest first; ties are broken by the row text of the value alone."""
+
+    def order(row: Row) -> tuple[Any, ...]:
+        text = row_text(encode_row([dtype], [dtype.canonical(row.values[place])])).encode()
+        return row.event, row.created is not None, row.created or 0, text
+
+    return [row.values[place] for row in sorted(rows, key=order, reverse=True)]

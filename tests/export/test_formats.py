@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmfeatures import Project
 from llmfeatures.config import exporters
 from llmfeatures.errors import RequestError
+from tests.projects import MOMENT, at, make_project, segment
 
 GOLDEN = Path(__file__).parent / "golden"
 AS_OF = datetime(2026, 5, 5, 12, tzinfo=UTC)
@@ -149,3 +151,24 @@ def test_equal_prompts_stay_two_mlflow_records(tmp_path: Path) -> None:
     inputs = [json.loads(line)["inputs"] for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert inputs[0] != inputs[1]
     assert inputs[0]["messages"] == inputs[1]["messages"]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "chat", "hf", "inspect", "promptfoo", "langfuse", "mlflow"])
+def test_views_of_text_and_of_bytes_are_written_in_more_than_one_batch(format_: str, tmp_path: Path) -> None:
+    """Polars gives text so, and Parquet cannot write a piece of it."""
+    root = make_project(tmp_path, segments=[segment("a", "x", at(1))])
+    rows = 45_000
+    spine = pa.table(
+        {
+            "user_id": pa.array(["a"] * rows, pa.string_view()),
+            "event_timestamp": pa.array([at(2)] * rows, MOMENT),
+            "note": pa.array([f"a note that is longer than twelve bytes {n}" for n in range(rows)], pa.string_view()),
+        }
+    )
+    out = tmp_path / ("o.parquet" if format_ in ("parquet", "hf") else "o.jsonl")
+    assert Project.load(root).history("home", spine).write(out, format_).rows == rows
+    place = tmp_path / "o.index.parquet" if format_ == "chat" else out
+    if place.suffix == ".parquet":
+        made = pq.read_table(place).to_pylist()
+        notes = [row["metadata"]["note"] if "metadata" in row else row["note"] for row in made]
+        assert notes == spine.column("note").to_pylist()

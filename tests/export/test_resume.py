@@ -332,7 +332,7 @@ def test_what_decides_the_bytes_begins_anew(project: Project, tmp_path: Path) ->
         change()
         notes: list[str] = []
         summary = written(Project.load(root, now=lambda: NOW), "chat", out, note=notes.append)
-        assert notes == [f"beginning anew, and not where an interrupted run left off: another {name}"], name
+        assert notes == [f"beginning anew, and not where an interrupted run left off: {name} changed"], name
         assert summary.resumed == 0
         assert len(files(out)) == 2
 
@@ -385,6 +385,49 @@ def test_labels_are_as_of_the_moment_of_the_first_run(project: Project, tmp_path
     assert history(project, kind, now=NOW).write(interrupted, "chat").resumed == 2 * BATCH
     history(project, kind, now=NOW).write(later, "chat")
     assert files(folders[0]) == files(folders[1]) != files(folders[2])
+
+
+@contextmanager
+def moves_interrupted() -> Iterator[None]:
+    """What runs in the block is interrupted when all is written, and the files are not moved to their places yet."""
+    inner = partials.Partial._record
+
+    def record(self: Any, journal: Any) -> None:
+        inner(self, journal)
+        if journal.moves:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partials.Partial, "_record", record)
+        yield
+
+
+@pytest.mark.parametrize("stop", ["between batches", "before the files are moved"])
+@pytest.mark.parametrize("options", [{}, {"sample": 40}, {"sample": 40, "stratify": "target"}])
+def test_labels_are_counted_as_if_nothing_had_stopped(
+    stop: str, options: dict[str, Any], project: Project, tmp_path: Path
+) -> None:
+    first = Project.load(project.config.root, now=lambda: at(3, 40))
+    later = Project.load(project.config.root, now=lambda: NOW)
+    table = spine()
+
+    def prepared(loaded: Project) -> Any:
+        return loaded.prepared_spine("home", table, label="segment@+10m", **options)
+
+    undisturbed = prepared(first)
+    expected = first.history("home", undisturbed).write(tmp_path / "whole.jsonl").labels
+    assert expected is not None
+    assert expected["later"] > 0 < expected["present"]
+    out = tmp_path / "out.jsonl"
+    disturbance = interrupted_at(2 * BATCH) if stop == "between batches" else moves_interrupted()
+    with disturbance, pytest.raises(KeyboardInterrupt):
+        first.history("home", prepared(first)).write(out)
+    spine_again = prepared(later)
+    summary = later.history("home", spine_again).write(out)
+    assert summary.resumed > 0
+    assert summary.labels == expected
+    assert spine_again.note() == undisturbed.note() == expected["note"]
+    assert spine_again.counts == undisturbed.counts
 
 
 SPINES: dict[str, Callable[[Path], Any]] = {
@@ -457,7 +500,7 @@ def test_an_id_of_before_the_interruption_is_refused(project: Project, tmp_path:
 def test_what_is_damaged_is_said_and_removed(project: Project, whole: Any, tmp_path: Path) -> None:
     for damage in ("truncated", "removed"):
         interrupt_after(project, "chat", tmp_path, 2)
-        half = tmp_path / partial_name("chat") / "out.jsonl"
+        half = tmp_path / partial_name("chat") / "files" / "out.jsonl"
         if damage == "truncated":
             half.write_bytes(half.read_bytes()[:10])
         else:
@@ -559,7 +602,7 @@ def rows_kept(folder: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("kind", ["parquet", "chat.gz in parts", "inspect.zst"])
 def test_a_command_that_is_stopped_is_run_again(
     kind: str, sign: signal.Signals, project: Project, whole: Any, tmp_path: Path
@@ -573,11 +616,11 @@ def test_a_command_that_is_stopped_is_run_again(
         process.send_signal(sign)
         _, err = process.communicate(timeout=120)
         kept = rows_kept(tmp_path / partial_name(kind))
-        last = batches * BATCH if sign == signal.SIGINT else 0  # where it came when the batch was done
+        last = batches * BATCH if sign != signal.SIGKILL else 0  # where it came when the batch was done
         assert kept in ((batches - 1) * BATCH, last)
         assert [one.name for one in tmp_path.iterdir()] == [partial_name(kind)]
         assert ("continuing after" in err) == (before > 0)
-        if sign == signal.SIGINT:
+        if sign != signal.SIGKILL:
             assert process.returncode == 130
             assert f"kept {kept:,} rows; run the same command again to continue" in err
             assert "Traceback" not in err
@@ -623,3 +666,30 @@ def test_a_command_beside_another_is_refused(project: Project, tmp_path: Path) -
         process.communicate()
     ran = subprocess.run(command(root, "chat", tmp_path), capture_output=True, text=True, check=False)
     assert (ran.returncode, [one.name for one in tmp_path.glob(".*")]) == (0, [])
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.6, 1.2])
+def test_an_interrupt_during_the_join_is_no_traceback(seconds: float, project: Project, tmp_path: Path) -> None:
+    rows = 1_500_000
+    moments = pa.array(range(rows), pa.int64()).cast(pa.timestamp("us", "UTC"))
+    users = pa.array([f"u{number % 1000}" for number in range(rows)])
+    pq.write_table(pa.table({"user_id": users, "event_timestamp": moments}), tmp_path / "spine.parquet")
+    line = [sys.executable, "-m", "llmfeatures", "history", "home", "--spine", str(tmp_path / "spine.parquet")]
+    line += ["--out", str(tmp_path / "out.jsonl"), "--project", str(project.config.root)]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / ".out.jsonl.partial").exists)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["journal.json", "lock", "files"])
+def test_an_export_may_have_any_name(name: str, project: Project, tmp_path: Path) -> None:
+    history = project.history("home", project.config.root / "spine.parquet")
+    history.write(tmp_path / name, "inspect")
+    history.write(tmp_path / "plain.jsonl", "inspect")
+    assert (tmp_path / name).read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([name, "plain.jsonl"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmfeatures.errors import SourceError
 from llmfeatures.offline import aggregate
 from llmfeatures.offline.duckdb import DuckDBStore
 from llmfeatures.ports import Lookup, Since
@@ -36,15 +38,29 @@ from llmfeatures.testing.rule import (
     moment,
 )
 
-COLUMNS = ("n", "x", "s", "d")
-HELD = (pa.int64(), pa.float32(), pa.string(), pa.decimal128(6, 2))
+T0 = moment(0)
+COLUMNS = ("n", "x", "s", "d", "y", "t", "l", "m")
+HELD = (
+    pa.int64(),
+    pa.float32(),
+    pa.string(),
+    pa.decimal128(6, 2),
+    pa.float64(),
+    pa.timestamp("us", "UTC"),
+    pa.list_(pa.string()),
+    pa.list_(pa.float64()),
+)
 CHOICES: tuple[list[Any], ...] = (
     [0, 7, -1, 2**53 + 1, None],
     [0.1, 0.3, 2.5, -0.7, float("nan"), None],
     ["a", "b", "ab", "a!", "é", None],
     [Decimal("1.50"), Decimal("-0.01"), None],
+    [1e16, 1e-5, 1e-05 * 3, 123456789012345680.0, 10.0, 1.0, -2e300, float("inf"), None],
+    [T0, T0 + timedelta(seconds=1), T0 + timedelta(microseconds=500_000), T0 + timedelta(microseconds=7), None],
+    [[], ["a"], ["a", "b"], ["a!"], ["é"], ['"'], None],
+    [[], [1e16], [1e-5, 2.0], [1.0], [10.0], None],
 )
-PLAIN = [
+PLAIN: list[tuple[str, str | None, str | None]] = [
     ("count", None, None),
     ("count", "x", None),
     ("count_distinct", "s", None),
@@ -61,12 +77,21 @@ PLAIN = [
     ("last", "x", "float"),
     ("last_n", "s", "list[str]"),
     ("last_n", "n", "list[int]"),
+    ("last", "n", "int"),
+    ("last", "d", "decimal(6,2)"),
+    ("last", "y", "float"),
+    ("last", "t", "timestamp"),
+    ("last", "l", "list[str]"),
+    ("last", "m", "list[float]"),
+    ("last_n", "d", "list[decimal(6,2)]"),
+    ("last_n", "y", "list[float]"),
+    ("last_n", "t", "list[timestamp]"),
 ]
 
 
 @st.composite
-def views(draw: st.DrawFn) -> FeatureView:
-    chosen = draw(st.lists(st.sampled_from(PLAIN), min_size=1, max_size=4))
+def views(draw: st.DrawFn, plain: list[tuple[str, str | None, str | None]] = PLAIN) -> FeatureView:
+    chosen = draw(st.lists(st.sampled_from(plain), min_size=1, max_size=4))
     features = [
         Aggregation(
             f"f{number}",
@@ -90,6 +115,19 @@ ROWS = st.lists(
         st.none() | st.integers(0, 40),
         st.tuples(*(st.sampled_from(one) for one in CHOICES)),
     ),
+    max_size=14,
+)
+
+
+TIED = st.lists(
+    st.builds(
+        Row,
+        st.just(("a",)),
+        st.integers(0, 1),
+        st.none() | st.integers(0, 1),
+        st.tuples(*(st.sampled_from(one) for one in CHOICES)),
+    ),
+    min_size=2,
     max_size=14,
 )
 
@@ -133,6 +171,13 @@ def test_a_join_is_the_rule(
     view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]], at_once: int
 ) -> None:
     check_join(view, rows, asked, at_once)
+
+
+@settings(max_examples=25, deadline=None)
+@given(views([one for one in PLAIN if one[0] in ("last", "last_n")]), TIED, AT_ONCE)
+def test_ties_are_the_rule(view: FeatureView, rows: list[Row], at_once: int) -> None:
+    check_join(view, rows, [("a", 1), ("a", 3), ("a", 60)], at_once)
+    check_latest(view, rows, 7, None)
 
 
 @pytest.mark.heavy
@@ -199,11 +244,69 @@ def test_a_sum_beyond_int64_is_invalid(tmp_path: Path) -> None:
     view = FeatureView(
         "events", USER, "events.parquet", [Aggregation("total", "sum", column="n", dtype="int")], cadence="1us"
     )
-    events(view, [Row(("a",), 1, None, (2**62, None, None, None)) for _ in range(2)]).write(tmp_path)
+    events(view, [Row(("a",), 1, None, (2**62, *[None] * 7)) for _ in range(2)]).write(tmp_path)
     store = DuckDBStore(tmp_path)
     spine = Asks({KEY: pa.string()}, [Ask(("a",), 1)]).table()
     (batch,) = store.join(spine, [Lookup(view=view, keys={KEY: KEY}, features=("total",))], clock="known")
     assert batch.found[0].invalid[0][0] == "total"
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "tied", "newest"),
+    [
+        ("y", "float", [1e16, 1e-5, 0.5], [1e-5, 1e16, 0.5]),  # [1e-05] is greater than [1e+16]
+        ("n", "int", [1, 10, 100], [1, 10, 100]),  # the bracket that ends the text is greater than a digit
+        ("d", "decimal(6,2)", [Decimal("9.50"), Decimal("10.00")], [Decimal("9.50"), Decimal("10.00")]),
+    ],
+)
+def test_ties_are_broken_by_the_text_of_the_codec(
+    tmp_path: Path, column: str, dtype: str, tied: list[Any], newest: list[Any]
+) -> None:
+    features = [
+        Aggregation("one", "last", column=column, dtype=dtype),
+        Aggregation("all", "last_n", column=column, dtype=f"list[{dtype}]", n=9),
+    ]
+    view = FeatureView("events", USER, "events.parquet", features, cadence="1us")
+    place = COLUMNS.index(column)
+    rows = [Row(("a",), 1, None, tuple(value if one == place else None for one in range(8))) for value in tied]
+    events(view, rows).write(tmp_path)
+    store = DuckDBStore(tmp_path)
+    spine = Asks({KEY: pa.string()}, [Ask(("a",), 1)]).table()
+    (batch,) = store.join(spine, [Lookup(view=view, keys={KEY: KEY}, features=("one", "all"))], clock="known")
+    assert [one.to_pylist() for one in batch.found[0].columns] == [newest[:1], [newest]]
+    (latest,) = store.latest(view, until=moment(1))
+    assert [one.to_pylist() for one in latest.columns] == [newest[:1], [newest]]
+
+
+def test_a_tied_value_that_is_invalid_surfaces(tmp_path: Path) -> None:
+    features = [Aggregation("kind", "last", column="s", dtype="enum[zz]")]
+    view = FeatureView("events", USER, "events.parquet", features, cadence="1us")
+    rows = [Row(("a",), 1, None, (None, None, word, *[None] * 5)) for word in ("zz", "a", "zz")]
+    events(view, rows).write(tmp_path)
+    spine = Asks({KEY: pa.string()}, [Ask(("a",), 1)]).table()
+    (batch,) = DuckDBStore(tmp_path).join(
+        spine, [Lookup(view=view, keys={KEY: KEY}, features=("kind",))], clock="known"
+    )
+    assert batch.found[0].invalid[0][0] == "kind"
+
+
+def test_a_mean_of_wide_decimals_is_one_of_floats(tmp_path: Path) -> None:
+    held = pa.array([Decimal(9) * 10**37] * 3, pa.decimal128(38, 0))
+    pq.write_table(
+        pa.table({KEY: ["a"] * 3, EVENT: pa.array([START] * 3, MICROSECONDS), "w": held}), tmp_path / "w.parquet"
+    )
+    features = [
+        Aggregation("mean", "mean", column="w"),
+        Aggregation("total", "sum", column="w", dtype="decimal(38,0)"),
+    ]
+    view = FeatureView("wide", USER, "w.parquet", features, cadence="1us")
+    spine = Asks({KEY: pa.string()}, [Ask(("a",), 1)]).table()
+    store = DuckDBStore(tmp_path)
+    (batch,) = store.join(spine, [Lookup(view=view, keys={KEY: KEY}, features=("mean",))], clock="known")
+    assert batch.found[0].columns[0].to_pylist() == [9e37]
+    with pytest.raises(SourceError, match="fails on the data") as raised:
+        list(store.join(spine, [Lookup(view=view, keys={KEY: KEY}, features=("total",))], clock="known"))
+    assert "remove" not in str(raised.value)
 
 
 def test_check_names_a_column_that_is_not_there_or_has_a_wrong_type(tmp_path: Path) -> None:
@@ -213,7 +316,7 @@ def test_check_names_a_column_that_is_not_there_or_has_a_wrong_type(tmp_path: Pa
         Aggregation("three", "last_n", column="s", dtype="list[str]", n=2),
     ]
     view = FeatureView("events", USER, "events.parquet", features, cadence="1d")
-    events(view, [Row(("a",), 1, None, (1, None, "x", None))]).write(tmp_path)
+    events(view, [Row(("a",), 1, None, (1, None, "x", *[None] * 5))]).write(tmp_path)
     problems = DuckDBStore(tmp_path).check(view)
     assert len(problems) == 2
     assert any("'nn'" in one and "'one'" in one for one in problems)

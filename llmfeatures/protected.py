@@ -1,0 +1,45 @@
+"""Files that nothing is written over: an export put in the place of a source, or of the registry, would lose it."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from llmfeatures.errors import RequestError
+from llmfeatures.schema import FeatureView, ParquetSource
+
+_WRITTEN_BY_HAND = (".py", ".toml", ".yaml", ".yml", ".j2", ".ipynb", ".md")
+
+
+def source_files(root: Path, views: Iterable[FeatureView]) -> dict[Path, str]:
+    """The Parquet files that views read, and what each is."""
+    found: dict[Path, str] = {}
+    for view in views:
+        if isinstance(view.batch, ParquetSource):
+            path = str(root / view.batch.path)
+            for one in (path, *glob.iglob(path, recursive=True), *glob.iglob(f"{path}/**/*.parquet", recursive=True)):  # noqa: PTH207
+                found[Path(one).resolve()] = f"the source of view {view.name!r}"
+    return found
+
+
+def check_outputs(outputs: Iterable[tuple[Path, str]], protected: Mapping[Path, str]) -> None:
+    """Refuse to write to a file that is something else, or twice to one.
+
+    Args:
+        outputs: what is to be written, and what each is for a person.
+        protected: resolved paths, and what each is.
+
+    Raises:
+        RequestError: it names the file and what it is.
+    """
+    seen: dict[Path, str] = {}
+    for path, what in outputs:
+        whole = path.resolve()
+        if whole in seen:
+            raise RequestError(f"{path} would be both {seen[whole]} and {what}; give them two names")
+        seen[whole] = what
+        if whole in protected:
+            raise RequestError(f"{path} is {protected[whole]}; write {what} to another file")
+        if path.suffix in _WRITTEN_BY_HAND and path.exists():
+            raise RequestError(f"{path} is there, and looks like one that somebody wrote; write {what} to another file")
