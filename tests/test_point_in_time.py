@@ -112,6 +112,13 @@ def _aggregated(
     return (None, None) if found.event is None else (START + found.event * US, list(found.values))
 
 
+def _ordered(value: Any) -> Any:
+    """A value as a function gets it: the names of a JSON object in order."""
+    if isinstance(value, dict):
+        return {name: _ordered(one) for name, one in sorted(value.items())}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return [_ordered(one) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+
+
 def _computed(name: str, found: Mapping[str, Seen], keys: dict[str, Any], t: datetime, limit: timedelta | None) -> Seen:
     """An on-demand feature of `tests.parity.computed`, of features that were found by brute force."""
     reads = {"written": ["f0_0"], "both": ["f0_0", "f1_0"], "doubled": []}[name]
@@ -119,7 +126,7 @@ def _computed(name: str, found: Mapping[str, Seen], keys: dict[str, Any], t: dat
     oldest = min(events, default=None)
     if limit is not None and oldest is not None and oldest < t - limit:
         return Seen("expired", None, oldest)
-    values = [found[one].value for one in reads]
+    values = [_ordered(found[one].value) for one in reads]
     if name == "written":
         value: Any = computed.written(values[0], t)
     elif name == "both":
