@@ -110,7 +110,7 @@ class _Builder:
     def _historical(
         self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: ClockName
     ) -> list[PromptContext]:
-        from llmfeatures.history import as_of_slots
+        from llmfeatures.historical_features import as_of_slots
 
         at = moment("as_of", as_of)
         found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, clock)

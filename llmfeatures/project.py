@@ -203,7 +203,7 @@ class Project:
             SourceError: a source is not what the registry says.
             RenderError: an on-demand feature cannot be computed for a row.
         """
-        from llmfeatures.history import historical_features
+        from llmfeatures.historical_features import historical_features
 
         plan = plan_references(self.registry, _names(features))
         return historical_features(self.offline, plan, spine, clock=clock_name(clock), statuses=statuses)

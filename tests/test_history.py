@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmfeatures import Project
-from llmfeatures import history as history_module
+from llmfeatures import Project, history_rows
 from llmfeatures.errors import RequestError, SpineError
 from tests.projects import MOMENT, NOW, at, make_project, segment, watched
 
@@ -143,7 +142,7 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(
     path = tmp_path / "out.parquet"
     path.write_text("what was there")
     batches = 0
-    inner = history_module._Rows._finish
+    inner = history_rows.HistoryRows._finish
 
     def finish(self: Any, begun: Any) -> Any:
         nonlocal batches
@@ -152,7 +151,7 @@ def test_a_write_that_is_interrupted_leaves_what_was_there(
             raise KeyboardInterrupt
         return inner(self, begun)
 
-    monkeypatch.setattr(history_module._Rows, "_finish", finish)
+    monkeypatch.setattr(history_rows.HistoryRows, "_finish", finish)
     many = pa.concat_tables([spine()] * 10_000)
     for name in ("out.parquet", "out.jsonl"):
         batches = 0

@@ -113,7 +113,7 @@ def _statuses(
     project: Project, plan: FeaturePlan, rows: Sequence[Mapping[str, Any]], at: datetime, clock: ClockName
 ) -> list[list[str] | None]:
     """The status of each feature for each row of join keys; None where the row cannot be used."""
-    from llmfeatures.history import as_of_slots
+    from llmfeatures.historical_features import as_of_slots
 
     if not rows:
         return []
