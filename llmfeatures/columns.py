@@ -37,6 +37,8 @@ OUTSIDE_YEARS = "a moment outside the years 1 to 9999"
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DAY_MILLISECONDS = 86_400_000
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
+TIMESTAMP = pa.timestamp("us", "UTC")
+"""How moments are held in Arrow."""
 _INTEGER = pa.int64()
 _TIMESTAMP = DType("timestamp")
 _SQL_TYPES = {

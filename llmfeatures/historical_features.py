@@ -15,9 +15,9 @@ from pyarrow import compute
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import RenderError, SourceError, SpineError, did_you_mean
-from llmfeatures.history_rows import EVENT_TIMESTAMP, TIMESTAMP, canonical_column
+from llmfeatures.history_rows import canonical_column
 from llmfeatures.plan import FeaturePlan
-from llmfeatures.ports import ClockName, Joined, OfflineStore
+from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined, OfflineStore
 from llmfeatures.rows import Column, computed_columns, invalid_rows, settled_columns
 
 pc: Any = compute
@@ -131,7 +131,7 @@ def as_of_slots(
 ) -> FoundRows:
     """The slots of a few rows of join keys at one moment, as `found_rows` of a spine of them."""
     arrays = {name: columns.array_of(dtype, [row[name] for row in rows]) for name, dtype in plan.parameters.items()}
-    spine = pa.table({**arrays, EVENT_TIMESTAMP: pa.array([as_of] * len(rows), TIMESTAMP)})
+    spine = pa.table({**arrays, EVENT_TIMESTAMP: pa.array([as_of] * len(rows), columns.TIMESTAMP)})
     slots: list[list[FeatureValue]] = []
     errors: dict[int, str] = {}
     for joined in offline.join(spine, plan.lookups, clock=clock):

@@ -19,7 +19,7 @@ from llmfeatures import columns
 from llmfeatures.digests import Digester
 from llmfeatures.errors import InvalidValueError, RequestError, SpineError, did_you_mean
 from llmfeatures.plan import PromptPlan
-from llmfeatures.ports import ClockName, Joined
+from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined
 from llmfeatures.prompts.file import ABSENT
 from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
 from llmfeatures.types import DType, text
@@ -28,8 +28,6 @@ pc: Any = compute
 
 FORMAT = 1
 """The number of the canonical row layout, in the schema's metadata as ``llmfeatures.format``."""
-TIMESTAMP = pa.timestamp("us", "UTC")
-EVENT_TIMESTAMP = "event_timestamp"
 _DOCUMENTS = pa.list_(
     pa.struct([("id", pa.string()), ("version", pa.string()), ("score", pa.float64()), ("tier", pa.string())])
 )
@@ -146,7 +144,7 @@ class HistoryRows:
             "prompt": pa.repeat(pa.scalar(plan.name, pa.string()), rows),
             "version": pa.repeat(pa.scalar(plan.version, pa.string()), rows),
             "prompt_id": rendered.prompt_id,
-            "as_of": at.cast(TIMESTAMP),
+            "as_of": at.cast(columns.TIMESTAMP),
             "clock": pa.repeat(pa.scalar(self.clock, pa.string()), rows),
             "entity": _struct({name: given[name] for name in plan.features.parameters}, rows),
             "inputs": _struct({name: given[name] for name in plan.inputs}, rows),

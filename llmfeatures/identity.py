@@ -90,7 +90,7 @@ def _spine(spine: object, offline: OfflineStore, dtypes: Mapping[str, DType]) ->
 
 def _files(path: str) -> Any:
     """The files of a path or glob, with what changes when one is written."""
-    files = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+    files = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
     return [file_version(Path(one)) for one in files if Path(one).is_file()] or None
 
 

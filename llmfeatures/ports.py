@@ -58,6 +58,8 @@ class Written:
     skipped: int
 
 
+EVENT_TIMESTAMP, TARGET = "event_timestamp", "target"
+"""Columns of a spine: the moment of a row, and what is expected there."""
 UNFINISHED = "!"
 """Ends the schema hash of a view whose full run has not completed."""
 
@@ -304,7 +306,7 @@ class OfflineStore(Protocol):
         lookups: Sequence[Lookup],
         *,
         clock: ClockName,
-        timestamp: str = "event_timestamp",
+        timestamp: str = EVENT_TIMESTAMP,
         dtypes: Mapping[str, DType] | None = None,
     ) -> Iterator[Joined]:
         """The point-in-time join: rows in = rows out, in the spine's order. Bounded memory, streamed. A
@@ -327,7 +329,7 @@ class OfflineStore(Protocol):
         lookups: Sequence[Lookup],
         *,
         clock: ClockName,
-        timestamp: str = "event_timestamp",
+        timestamp: str = EVENT_TIMESTAMP,
         dtypes: Mapping[str, DType] | None = None,
     ) -> tuple[JoinStep, ...]:
         """What `join` with the same arguments will do, decided by the same code. Every lookup is in one step.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from llmfeatures.history import History
     from llmfeatures.materialize import MaterializeReport, Progress
-    from llmfeatures.spine import PreparedSpine
+    from llmfeatures.prepared import PreparedSpine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +289,8 @@ class Project:
             UnknownNameError: there is no such prompt or feature.
             RequestError: an option is wrong.
         """
-        from llmfeatures.spine import Label, prepared
+        from llmfeatures.labels import Label
+        from llmfeatures.prepared import prepared
 
         options = {"sample": sample, "stratify": stratify, "target": target, "label": label}
         check_options({"prompt": prompt, "seed": seed, **options})

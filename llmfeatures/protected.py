@@ -18,7 +18,7 @@ def source_files(root: Path, views: Iterable[FeatureView]) -> dict[Path, str]:
     for view in views:
         if isinstance(view.batch, ParquetSource):
             path = str(root / view.batch.path)
-            for one in (path, *glob.iglob(path, recursive=True), *glob.iglob(f"{path}/**/*.parquet", recursive=True)):  # noqa: PTH207
+            for one in (path, *glob.iglob(path, recursive=True), *glob.iglob(f"{path}/**/*.parquet", recursive=True)):
                 found[Path(one).resolve()] = f"the source of view {view.name!r}"
     return found
 

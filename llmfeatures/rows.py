@@ -146,7 +146,7 @@ def computed_columns(
             Column(
                 values=columns.array_of(ref.dtype, [one.value for one in full]),
                 codes=pa.array([STATUSES.index(one.status) for one in full], pa.int64()),
-                event=pa.array([one.event_timestamp for one in full], pa.timestamp("us", "UTC")),
+                event=pa.array([one.event_timestamp for one in full], columns.TIMESTAMP),
             )
         )
     return made

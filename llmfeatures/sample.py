@@ -168,3 +168,14 @@ def known_rows(spine: object) -> int | None:
         columns = list(cast("Mapping[str, Any]", spine).values())
         return len(columns[0]) if columns and isinstance(columns[0], Sized) else None
     return len(spine) if isinstance(spine, Sized) else None
+
+
+def check_count(name: str, value: object) -> int:
+    """A number of things to draw, by the name of its option.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if type(value) is not int or value < 1:
+        raise RequestError(f"{name} is a whole number from 1 on")
+    return value

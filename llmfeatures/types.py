@@ -271,9 +271,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) + 0.0 if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {clean_text(key if isinstance(key, str) else text(key)): _plain(one) for key, one in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {clean_text(key if isinstance(key, str) else text(key)): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_plain(one) for one in value]
     if isinstance(value, (datetime, date, Decimal)):
         return text(as_utc(value) if isinstance(value, datetime) else value)
     raise InvalidValueError(f"a {type(value).__name__} has no JSON form")
@@ -397,7 +397,7 @@ def _list(dtype: DType, value: Any) -> list[Any]:
         raise _refuse(dtype, value)
     item = dtype.item
     assert item is not None
-    items = [item.canonical(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+    items = [item.canonical(one) for one in value]
     if None in items:
         raise InvalidValueError(f"a null inside a {dtype}")
     return items

@@ -5,7 +5,6 @@ The expression is parsed before anything runs. It sees one table only, in a data
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 import json

@@ -41,7 +41,7 @@ def test_what_does_not_go_together_is_refused(function: str, options: dict[str, 
 )
 def test_a_view_says_what_it_lacks(features: list[Feature], options: dict[str, str], said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
-        FeatureView("events", USER, "e.parquet", features, **options)  # pyright: ignore[reportArgumentType]
+        FeatureView("events", USER, "e.parquet", features, **options)
 
 
 YAML = """

@@ -212,7 +212,7 @@ def test_a_context_is_json_and_back_frozen_and_readable(build: Build) -> None:
     assert PromptContext.model_validate_json(ctx.model_dump_json()) == ctx
     assert json.loads(ctx.model_dump_json())["features"]["segment"]["event_timestamp"] == "2026-05-07T22:00:00Z"
     with pytest.raises(ValueError, match="frozen"):
-        ctx.prompt = "other"  # type: ignore[misc]
+        ctx.prompt = "other"
     assert "segment: present, 1h old, from view segment" in ctx.explain()
     assert "power_user" in ctx._repr_html_()
 
@@ -398,7 +398,7 @@ def test_contexts_share_nothing_with_one_another(tmp_path: Path) -> None:
     builder = Project.load(tmp_path, now=lambda: NOW).builder()
     first = builder.build_context("p", user_id="a")
     first.values["liked"].append("leak")
-    first.config["stop"].append("leak")  # type: ignore[union-attr]
+    first.config["stop"].append("leak")
     second = builder.build_context("p", user_id="b")
     assert second.text == '["none yet"]'
     assert second.config == {"stop": ["a"]}

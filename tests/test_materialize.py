@@ -317,7 +317,7 @@ def _materialize_and_die(root: str, phase: str, after: int, full: bool) -> None:
 def _contents(project: Project) -> Any:
     users = [{"user_id": f"u{number}"} for number in range(45)]
     found = project.get_online_features(["segment", "watched"], users)
-    return found, {name: one.watermark for name, one in (project.online.meta().views).items()}  # type: ignore[union-attr]
+    return found, {name: one.watermark for name, one in (project.online.meta().views).items()}
 
 
 @pytest.mark.parametrize("phase", PHASES)

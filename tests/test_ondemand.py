@@ -33,7 +33,7 @@ def test_value_and_call() -> None:
 
 
 def test_a_failure_names_the_feature_and_line_and_shows_no_value() -> None:
-    line = viewer_kind.function.__code__.co_firstlineno + 3  # pyright: ignore[reportFunctionMemberAccess]
+    line = viewer_kind.function.__code__.co_firstlineno + 3
     with pytest.raises(OnDemandError) as caught:
         viewer_kind.compute({"watch_count_30d": 777, "hour": -1})
     message = str(caught.value)
@@ -61,9 +61,9 @@ def test_functions_that_are_refused() -> None:
     def many(*watch_count_30d: int) -> int:
         return len(watch_count_30d)
 
-    for function in (lambda watch_count_30d: watch_count_30d, later, many, len):  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
+    for function in (lambda watch_count_30d: watch_count_30d, later, many, len):
         with pytest.raises(DefinitionError, match="one"):
-            OnDemandFeature("one", USER, "int", function)  # pyright: ignore[reportUnknownArgumentType]
+            OnDemandFeature("one", USER, "int", function)
 
 
 def test_the_registry_checks_parameters_and_names() -> None:

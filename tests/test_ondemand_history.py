@@ -1,8 +1,5 @@
 """On-demand features and aggregations where history is drawn, narrowed, labelled, split and withheld."""
 
-# pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import json

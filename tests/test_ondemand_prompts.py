@@ -1,8 +1,5 @@
 """On-demand features in prompts: online, in batches, async, as of a moment and in history, with one meaning."""
 
-# pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import asyncio

@@ -115,8 +115,8 @@ def _aggregated(
 def _ordered(value: Any) -> Any:
     """A value as a function gets it: the names of a JSON object in order."""
     if isinstance(value, dict):
-        return {name: _ordered(one) for name, one in sorted(value.items())}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return [_ordered(one) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+        return {name: _ordered(one) for name, one in sorted(value.items())}
+    return [_ordered(one) for one in value] if isinstance(value, list) else value
 
 
 def _computed(name: str, found: Mapping[str, Seen], keys: dict[str, Any], t: datetime, limit: timedelta | None) -> Seen:

@@ -78,7 +78,7 @@ def test_yaml_and_python_are_equal() -> None:
 
 def test_definitions_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        python().views[0].name = "other"  # type: ignore[misc]
+        python().views[0].name = "other"
 
 
 def test_features_are_found_by_bare_and_dotted_name() -> None:

@@ -77,7 +77,7 @@ def compare(plan: PromptPlan, rows: Sequence[dict[str, Any]], renderer: Renderer
     rendered = renderer.render(features, given, pa.array(moments, MOMENT), {})
     for number, row in enumerate(rows):
         slots = [
-            FeatureValue(row.get(ref.name), statuses[column.codes[number].as_py()], None)  # pyright: ignore[reportArgumentType]
+            FeatureValue(row.get(ref.name), statuses[column.codes[number].as_py()], None)
             for ref, column in zip(plan.features.refs, features, strict=True)
         ]
         values = {name: row.get(name) for name in plan.parameters}

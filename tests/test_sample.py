@@ -177,7 +177,7 @@ def test_yaml_and_python_registries_are_equal() -> None:
         assert view.owner
         assert view.description
         assert view.batch is not None
-        assert read(view.features[0].name, ROOT / Path(view.batch.path).parent).num_rows  # type: ignore[union-attr]
+        assert read(view.features[0].name, ROOT / Path(view.batch.path).parent).num_rows
 
 
 def test_recommender_is_the_prompt_of_the_design() -> None:

@@ -20,9 +20,9 @@ from llmfeatures import Project
 from llmfeatures.cli.app import run
 from llmfeatures.errors import LLMFeaturesError, RequestError, SourceError, SpineError, UnknownNameError
 from llmfeatures.history import History, HistorySummary
+from llmfeatures.labels import parse_label
 from llmfeatures.plan import plan_references
 from llmfeatures.sample import allotted, sampled
-from llmfeatures.spine import parse_label
 from llmfeatures.where import parse_where
 from tests.projects import MOMENT, NOW, at, make_project, segment, watched
 

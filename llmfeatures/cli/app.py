@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _start(  # pyright: ignore[reportUnusedFunction]
+def _start(
     call: typer.Context,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)

@@ -110,7 +110,7 @@ def _runs(batch: pa.RecordBatch) -> list[tuple[int, pa.RecordBatch]]:
     return runs
 
 
-def promptfoo_lines(batch: pa.RecordBatch, number: int, name: str) -> Lines:  # noqa: ARG001
+def promptfoo_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
     """Test cases for ``prompts: ['{{prompt}}']``; a target must be contained in the answer, an empty one asks nothing.
 
     Raises:
@@ -147,7 +147,7 @@ def _refuse_hostile(lines: Lines, number: int) -> None:
             )
 
 
-def inspect_lines(batch: pa.RecordBatch, number: int, name: str) -> Lines:  # noqa: ARG001
+def inspect_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
     """Samples for ``json_dataset``."""
     return joined(
         '{"id":', texts_of(batch.column("id")), ',"input":', messages_of(batch),
@@ -166,7 +166,7 @@ def langfuse_lines(batch: pa.RecordBatch, number: int, name: str) -> Lines:
     )  # fmt: skip
 
 
-def mlflow_lines(batch: pa.RecordBatch, number: int, name: str) -> Lines:  # noqa: ARG001
+def mlflow_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
     """Records for ``merge_records``. The id is an input, for MLflow makes one record of equal inputs."""
     ids = texts_of(batch.column("id"))
     return joined(

@@ -12,7 +12,6 @@ key, not with their product.
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Sequence

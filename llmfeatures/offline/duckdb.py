@@ -5,7 +5,6 @@ Only rows tied on both timestamps, and the values of winning rows, ever leave Du
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 import os

@@ -2,7 +2,6 @@
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,7 @@ from llmfeatures.errors import SourceError
 from llmfeatures.offline import sql
 from llmfeatures.offline.sources import describe, rows, run, translated
 from llmfeatures.schema import FeatureView
-from llmfeatures.types import DType
 
-_TIMESTAMP = DType("timestamp").arrow()
 _BATCH_ROWS = 50_000
 
 
@@ -68,10 +65,10 @@ def entity_keys(
 
 def _batch(dtypes: Any, raw: Any) -> Any:
     arrays = [
-        raw.column(number).view(_TIMESTAMP)
+        raw.column(number).view(columns.TIMESTAMP)
         if dtype.kind == "timestamp"
         else columns.canonical(dtype, raw.column(number)).array
         for number, dtype in enumerate(dtypes.values())
     ]
-    first = raw.column(len(dtypes)).view(_TIMESTAMP)
+    first = raw.column(len(dtypes)).view(columns.TIMESTAMP)
     return pa.RecordBatch.from_arrays([*arrays, first], names=[*dtypes, "first"])

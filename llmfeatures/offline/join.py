@@ -2,7 +2,6 @@
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from array import array
@@ -39,7 +38,6 @@ from llmfeatures.offline.ties import picked_table
 from llmfeatures.ports import ClockName, FoundColumns, Joined, JoinStep, Lookup
 from llmfeatures.types import DType
 
-_TIMESTAMP = DType("timestamp").arrow()
 _LOAD_ROWS = 16 * spines.BATCH_ROWS
 """So many rows are inserted while the next ones are read."""
 _COUNT = array("q", range(spines.BATCH_ROWS))
@@ -518,7 +516,7 @@ def _memory(con: duckdb.DuckDBPyConnection) -> int:
 
 
 def _one(batch: Any, raw: Any, answers: Sequence[Answer]) -> Joined:
-    at = raw.column("t").view(_TIMESTAMP)
+    at = raw.column("t").view(columns.TIMESTAMP)
     found = {place: one for each in answers for place, one in _found(each, raw)}
     return Joined(spine=batch, at=at, found=tuple(found[place] for place in sorted(found)))
 
@@ -530,7 +528,7 @@ def _found(answer: Answer, raw: Any) -> Iterator[tuple[int, FoundColumns]]:
         features = [lookup.view.feature(name) for name in lookup.features]
         if not answer.found:
             nothing = tuple(pa.nulls(count, one.dtype.arrow()) for one in features)
-            yield place, FoundColumns(event=pa.nulls(count, _TIMESTAMP), columns=nothing, hidden=_falses(count))
+            yield place, FoundColumns(event=pa.nulls(count, columns.TIMESTAMP), columns=nothing, hidden=_falses(count))
             continue
         arrays: list[Any] = []
         invalid: dict[int, tuple[str, str]] = {}
@@ -539,7 +537,7 @@ def _found(answer: Answer, raw: Any) -> Iterator[tuple[int, FoundColumns]]:
             arrays.append(made.array)
             for row, reason in made.invalid.items():
                 invalid.setdefault(row, (feature.name, reason))
-        event, marks = raw.column(f"e{answer.number}").view(_TIMESTAMP), f"h{answer.number}"
+        event, marks = raw.column(f"e{answer.number}").view(columns.TIMESTAMP), f"h{answer.number}"
         hidden = raw.column(marks) if marks in raw.schema.names else _falses(count)
         yield place, FoundColumns(event=event, columns=tuple(arrays), invalid=invalid, hidden=hidden)
 

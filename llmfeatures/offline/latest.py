@@ -2,7 +2,6 @@
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,9 +20,7 @@ from llmfeatures.offline.sources import Described, label_of, rows, run
 from llmfeatures.offline.ties import picked_table
 from llmfeatures.ports import LatestBatch, LatestCount, Since
 from llmfeatures.schema import FeatureView
-from llmfeatures.types import DType
 
-_TIMESTAMP = DType("timestamp").arrow()
 _pc: Any = compute
 
 
@@ -98,7 +95,7 @@ def latest_batch(view: FeatureView, raw: Any) -> LatestBatch:
         SourceError: a value is none of its dtype.
     """
     keys = tuple(
-        raw.column(f"k{number}").view(_TIMESTAMP)
+        raw.column(f"k{number}").view(columns.TIMESTAMP)
         if dtype.kind == "timestamp"
         else columns.canonical(dtype, raw.column(f"k{number}")).array
         for number, dtype in enumerate(view.entity.join_keys.values())
@@ -119,8 +116,8 @@ def latest_batch(view: FeatureView, raw: Any) -> LatestBatch:
     none = _pc.equal(created, sql.NONE_CREATED)
     return LatestBatch(
         keys=keys,
-        event=raw.column("e").view(_TIMESTAMP),
-        created=_pc.if_else(none, pa.scalar(None, pa.int64()), created).view(_TIMESTAMP),
+        event=raw.column("e").view(columns.TIMESTAMP),
+        created=_pc.if_else(none, pa.scalar(None, pa.int64()), created).view(columns.TIMESTAMP),
         columns=tuple(arrays),
         non_finite=non_finite,
     )

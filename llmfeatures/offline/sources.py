@@ -1,6 +1,5 @@
 """A view's sources as DuckDB sees them: which files or query, which column holds what, and what is wrong with them."""
 
-# ruff: noqa: S608
 from __future__ import annotations
 
 import glob
@@ -315,7 +314,7 @@ def _table(
         inner = None if first is None else first.relative_to(whole).as_posix()
     else:
         pattern = source.path if Path(source.path).is_absolute() else f"{sql.glob_safe(str(root))}/{source.path}"
-        inner = next(glob.iglob(source.path, root_dir=root, recursive=True), None)  # noqa: PTH207
+        inner = next(glob.iglob(source.path, root_dir=root, recursive=True), None)
     if inner is None:
         raise SourceError(_nothing_there(view, root))
     return sql.parquet(pattern, many=True, hive=_hive(view, relation, inner)), pattern, True

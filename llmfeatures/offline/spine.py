@@ -7,7 +7,6 @@ pyarrow Table, RecordBatch, RecordBatchReader or Dataset, a pandas or polars fra
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 import glob
@@ -103,7 +102,7 @@ def _files(path: str) -> tuple[list[str], str]:
     elif Path(path).is_dir():
         raise SpineError(f"the spine {path} is a folder; name its files with a glob, like {path}/*.parquet")
     else:
-        files = sorted(one for one in glob.glob(path, recursive=True) if Path(one).is_file())  # noqa: PTH207
+        files = sorted(one for one in glob.glob(path, recursive=True) if Path(one).is_file())
     if not files:
         raise SpineError(f"the spine {path} is not there; a path is relative to the folder you are in")
     suffixes = {Path(one.removesuffix(".gz")).suffix.lower().removeprefix(".") for one in files}

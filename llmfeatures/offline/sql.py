@@ -3,7 +3,6 @@
 Times are microseconds since 1970 in UTC, as BIGINT; `NONE_CREATED`, below every time, stands for no created timestamp.
 """
 
-# ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -7,7 +7,6 @@ older than its ttl is `expired` and not `missing`, and has its event timestamp, 
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -2,7 +2,6 @@
 
 # pyarrow has incomplete stubs
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# ruff: noqa: S608
 from __future__ import annotations
 
 from array import array

@@ -1,6 +1,5 @@
 """Which version of its data a view is read from: the files, their sizes and when they were written."""
 
-# ruff: noqa: PTH207  a path's glob cannot be told its root and be absolute
 from __future__ import annotations
 
 import glob

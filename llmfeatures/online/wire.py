@@ -126,7 +126,7 @@ class Line:
         connection = self._connection
         connection.socket_timeout = connection.socket_connect_timeout = _left(deadline)
         connection.connect()
-        self._socket = connection._sock  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        self._socket = connection._sock  # pyright: ignore[reportPrivateUsage]
         self._answers = _Answers()
         self._prefix = secrets.token_hex(4)
 

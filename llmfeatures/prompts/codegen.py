@@ -78,7 +78,7 @@ class PromptCodeGenerator(CodeGenerator):
         self._counted: set[int] = set()
         self._attributes: dict[int, str] = {}
 
-    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
+    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
         self._check(node)
         super().visit_Template(node, frame)
         self.writeline("globals().update(environment.runtime.names)")
@@ -149,32 +149,32 @@ class PromptCodeGenerator(CodeGenerator):
 
     # what is printed
 
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:  # noqa: ARG002
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if isinstance(node, nodes.TemplateData):
             return node.data
         if isinstance(node, nodes.Const) and type(node.value) is str:
             return node.value
         raise nodes.Impossible
 
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:  # noqa: ARG002
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
         self.write("print_value(")
 
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:  # noqa: ARG002
+    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
         what = _expression(node)
         self.write(f", {what!r})" if what else ")")
 
-    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
         if type(node.value) is str:
             self.write(self._literals.setdefault(node.value, f"literal_{len(self._literals)}"))
         else:
             super().visit_Const(node, frame)
 
-    def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:  # noqa: N802, ARG002
+    def visit_TemplateData(self, node: nodes.TemplateData, frame: Frame) -> None:
         self.write(repr(node.data))
 
     # loops
 
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
         self._counted.add(id(node.iter))
         super().visit_For(node, frame)
 
@@ -193,18 +193,18 @@ class PromptCodeGenerator(CodeGenerator):
         if frame.toplevel and frame.symbols.parent is None:
             self.analysis.assigned = self._provided(frame)
 
-    def visit_Name(self, node: nodes.Name, frame: Frame) -> None:  # noqa: N802
+    def visit_Name(self, node: nodes.Name, frame: Frame) -> None:
         if node.ctx == "load" and self._from_context(frame, frame.symbols.ref(node.name)):
             attribute = self._attributes.get(id(node))
             self.analysis.uses.append(Use(node.name, attribute, _in_block(frame), node.lineno))
         super().visit_Name(node, frame)
 
-    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
         if isinstance(node.node, nodes.Name):
             self._attributes[id(node.node)] = node.attr
         super().visit_Getattr(node, frame)
 
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         if isinstance(node.node, nodes.Name) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
             self._attributes[id(node.node)] = node.arg.value
         super().visit_Getitem(node, frame)
@@ -221,19 +221,19 @@ class PromptCodeGenerator(CodeGenerator):
 
     # partials
 
-    def visit_Include(self, node: nodes.Include, frame: Frame) -> None:  # noqa: N802
+    def visit_Include(self, node: nodes.Include, frame: Frame) -> None:
         self._refer(node, frame, "include", node.with_context, optional=node.ignore_missing)
         super().visit_Include(node, frame)
 
-    def visit_Import(self, node: nodes.Import, frame: Frame) -> None:  # noqa: N802
+    def visit_Import(self, node: nodes.Import, frame: Frame) -> None:
         self._refer(node, frame, "import", node.with_context)
         super().visit_Import(node, frame)
 
-    def visit_FromImport(self, node: nodes.FromImport, frame: Frame) -> None:  # noqa: N802
+    def visit_FromImport(self, node: nodes.FromImport, frame: Frame) -> None:
         self._refer(node, frame, "import", node.with_context)
         super().visit_FromImport(node, frame)
 
-    def visit_Extends(self, node: nodes.Extends, frame: Frame) -> None:  # noqa: N802
+    def visit_Extends(self, node: nodes.Extends, frame: Frame) -> None:
         self._refer(node, frame, "extends", sees_context=True)
         super().visit_Extends(node, frame)
 

@@ -92,11 +92,11 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     """The environment of all prompt files; an author cannot change it."""
 
     code_generator_class = PromptCodeGenerator
-    context_class = PromptRuntimeContext  # pyright: ignore[reportAssignmentType]
+    context_class = PromptRuntimeContext
     template_class = PromptTemplate
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     runtime: type[TEXT | PIECES] = TEXT
-    concat = staticmethod(TEXT.concat)  # pyright: ignore[reportAssignmentType]
+    concat = staticmethod(TEXT.concat)
 
     def __init__(self, loader: BaseLoader) -> None:
         super().__init__(
@@ -324,7 +324,7 @@ class Compiled:
 
             def root(values: Mapping[str, Any]) -> str:
                 context = PromptRuntimeContext(own, {**self._globals, **values}, template.name, template.blocks)
-                return str(own.concat(template.root_render_func(context)))  # pyright: ignore[reportArgumentType]
+                return str(own.concat(template.root_render_func(context)))
 
             uses = [use for use in own.analyses[self.name].uses if use.name not in self._globals]
             return root, uses
@@ -344,7 +344,7 @@ class Compiled:
             context = PromptRuntimeContext(
                 cast("PromptEnvironment", environment), {**self._globals, **values}, template.name, template.blocks
             )
-            return environment.concat(template.root_render_func(context)), state.messages  # pyright: ignore[reportArgumentType]
+            return environment.concat(template.root_render_func(context)), state.messages
         except NeedsPieces:
             raise
         except Exception as error:

@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from random import Random
 from threading import Thread
 from typing import Any, ClassVar
 
@@ -35,6 +33,7 @@ from llmfeatures.clock import from_microseconds
 from llmfeatures.errors import SourceError, SpineError
 from llmfeatures.ports import Joined, Lookup, OfflineStore
 from llmfeatures.schema import Aggregation, Entity, FeatureView, ParquetSource, PushSource
+from llmfeatures.testing.drawn import Drawn, random_events, seeded
 from llmfeatures.testing.rule import (
     CLOCKS,
     CREATED,
@@ -64,91 +63,6 @@ def _plain(batch: Joined, number: int) -> list[Any]:
     """The rows of one lookup."""
     found = batch.found[number]
     return list(zip(columns.moments(found.event), *(one.to_pylist() for one in found.columns), strict=True))
-
-
-def _random(seed: int) -> Random:
-    return Random(seed)  # noqa: S311
-
-
-@dataclass
-class _Drawn:
-    """Random histories, the same for a seed: few keys and few times, so that all that can meet does."""
-
-    random: Random
-    keys: list[str | None] = field(default_factory=lambda: ["a", "b", "", "ä|", None])
-
-    def histories(self) -> list[History]:
-        return [
-            history_of(self.rows(40, lambda: (self.random.choice([0, 1, 2, None]),)), "numbers"),
-            history_of(self.rows(30, lambda: (self.random.choice(["x", "", "y", None, "zz"]),)), "words", "enum[x,y]"),
-            history_of(self.rows(30, lambda: (self.random.choice([[1], [], None, [1, 2]]),)), "lists", "list[int]"),
-        ]
-
-    def rows(self, count: int, values: Any) -> list[Row]:
-        return [
-            Row(
-                (self.random.choice(self.keys),),
-                self.random.choice([*range(8), None]),
-                self.random.choice([None, *range(12)]),
-                values(),
-            )
-            for _ in range(count)
-        ]
-
-    def asks(self) -> Asks:
-        rows = [
-            Ask((self.random.choice([*self.keys, "nobody"]),), self.random.choice([*range(-1, 13), None]), str(number))
-            for number in range(40)
-        ]
-        return Asks({KEY: pa.string()}, rows)
-
-
-_COLUMNS = {"n": pa.int64(), "x": pa.float32(), "s": pa.string(), "d": pa.decimal128(6, 2)}
-_AGGREGATIONS: tuple[tuple[str, str | None, str], ...] = (
-    ("count", None, "int"),
-    ("count", "x", "int"),
-    ("count_distinct", "s", "int"),
-    ("sum", "n", "int"),
-    ("sum", "x", "float"),
-    ("sum", "d", "decimal(8,2)"),
-    ("mean", "n", "float"),
-    ("mean", "x", "float"),
-    ("min", "s", "str"),
-    ("max", "d", "decimal(6,2)"),
-    ("last", "s", "str"),
-    ("last_n", "n", "list[int]"),
-)
-
-
-def _events(random: Random, *, cadence: str, windows: Sequence[str | None], created: bool) -> Events:
-    """A view with every function, each over one of these windows, and random events: many late, many at one time."""
-    features = [
-        Aggregation(
-            f"{function}{number}",
-            function,
-            column=column,
-            dtype=dtype,
-            window=windows[number % len(windows)],
-            n=2 if function == "last_n" else None,
-        )
-        for number, (function, column, dtype) in enumerate(_AGGREGATIONS)
-    ]
-    source = ParquetSource("events.parquet", created_timestamp=CREATED if created else None)
-    rows = [
-        Row(
-            (random.choice(["a", "b", "ä|", None]),),
-            random.choice([*range(25), None]),
-            random.choice([None, *range(40)]),
-            (
-                random.choice([0, 7, -1, 2**53 + 1, None]),
-                random.choice([0.1, 0.3, 2.5, -0.7, float("nan"), None]),
-                random.choice(["a", "b", "a!", "é", "", None]),
-                random.choice([Decimal("1.50"), Decimal("-0.01"), None]),
-            ),
-        )
-        for _ in range(40)
-    ]
-    return Events(FeatureView("events", USER, source, features, cadence=cadence), _COLUMNS, rows)
 
 
 @contextmanager
@@ -246,7 +160,7 @@ class OfflineStoreTests:
 
     def test_a_spine_keeps_its_rows_their_order_and_its_columns(self, tmp_path: Path) -> None:
         history = history_of([Row((str(number),), number, None, (number,)) for number in range(50)])
-        random = _random(1)
+        random = seeded(1)
         asks = [Ask((str(random.randrange(60)),), random.randrange(80), str(number % 7)) for number in range(200)]
         self.joined(tmp_path, history, asks + asks[:50])
 
@@ -395,9 +309,9 @@ class OfflineStoreTests:
     @pytest.mark.parametrize("cadence", ["1us", "4us", "7us"])
     @pytest.mark.parametrize("created", [True, False])
     def test_every_aggregation(self, tmp_path: Path, cadence: str, created: bool) -> None:
-        random = _random(ord(cadence[0]) + created)
+        random = seeded(ord(cadence[0]) + created)
         for windows in ([None], ["4us"], ["9us", None, "20us", "1us"]):
-            events = _events(random, cadence=cadence, windows=windows, created=created)
+            events = random_events(random, cadence=cadence, windows=windows, created=created)
             keys = ["a", "b", "ä|", "nobody", None]
             asks = [Ask((random.choice(keys),), random.choice([*range(-2, 60), None])) for _ in range(60)]
             with self.opened(tmp_path, events) as store:
@@ -411,7 +325,7 @@ class OfflineStoreTests:
                         compare_aggregated_latest(store, events, until, since)
 
     def test_aggregations_beside_other_views_and_in_roles(self, tmp_path: Path) -> None:
-        events = _events(_random(3), cadence="4us", windows=["9us", None], created=True)
+        events = random_events(seeded(3), cadence="4us", windows=["9us", None], created=True)
         history = history_of([Row((key,), at, None, (at,)) for key in "ab" for at in range(0, 20, 3)])
         names = {"buyer": pa.string(), "seller": pa.string()}
         rows = [Ask((one, other), at) for one in "ab" for other in ("b", "c", None) for at in range(0, 40, 3)]
@@ -439,7 +353,7 @@ class OfflineStoreTests:
             compare(store, [history], asks, [history.lookup()])
             compare_latest(store, history, 6)
             compare_latest(store, history, 9, since=6)
-        counted = _events(_random(4), cadence="4us", windows=["9us"], created=True)
+        counted = random_events(seeded(4), cadence="4us", windows=["9us"], created=True)
         batch = PushSource(batch=counted.view.batch)
         events = Events(counted.view.model_copy(update={"source": batch}), counted.columns, counted.rows)
         with _demanded("join"), self.opened(tmp_path, events) as store:
@@ -448,8 +362,8 @@ class OfflineStoreTests:
 
     def test_explain_says_how_each_view_is_joined(self, tmp_path: Path) -> None:
         histories: list[History | Events] = [
-            *_Drawn(_random(7)).histories(),
-            _events(_random(7), cadence="4us", windows=["9us"], created=True),
+            *Drawn(seeded(7)).histories(),
+            random_events(seeded(7), cadence="4us", windows=["9us"], created=True),
         ]
         rows = [("a", 1), ("a", 1), ("b", 2), ("nobody", 3), (None, 4), ("b", None), ("b", 9)]
         asks = Asks({KEY: pa.string()}, [Ask((key,), at) for key, at in rows])
@@ -473,10 +387,10 @@ class OfflineStoreTests:
     def test_every_strategy_gives_the_same(self, tmp_path: Path) -> None:
         """Nothing to show for a store that names no strategies."""
         for strategy in self.strategies:
-            random = _random(11)
-            drawn = _Drawn(random)
+            random = seeded(11)
+            drawn = Drawn(random)
             histories = drawn.histories()
-            events = _events(random, cadence="4us", windows=["9us", None], created=True)
+            events = random_events(random, cadence="4us", windows=["9us", None], created=True)
             with self.opened(tmp_path, *histories, events, strategy=strategy) as store:
                 for asks in (drawn.asks(), drawn.asks(), drawn.asks()):
                     compare(store, histories, asks, [history.lookup() for history in histories])
@@ -498,7 +412,7 @@ class OfflineStoreTests:
 
     @pytest.mark.parametrize("seed", range(6))
     def test_random_histories(self, tmp_path: Path, seed: int) -> None:
-        drawn = _Drawn(_random(seed))
+        drawn = Drawn(seeded(seed))
         histories = drawn.histories()
         with self.opened(tmp_path, *histories) as store:
             for _ in range(3):
@@ -509,7 +423,7 @@ class OfflineStoreTests:
                     compare_latest(store, history, until, since=until - 3)
 
     def test_one_moment_for_all(self, tmp_path: Path) -> None:
-        drawn = _Drawn(_random(99))
+        drawn = Drawn(seeded(99))
         histories = drawn.histories()
         with self.opened(tmp_path, *histories) as store:
             for at in range(-1, 13):
@@ -525,7 +439,7 @@ class OfflineStoreTests:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_entity_keys_are_all_that_had_an_event_by_then(self, tmp_path: Path, seed: int) -> None:
-        histories = _Drawn(_random(seed)).histories()
+        histories = Drawn(seeded(seed)).histories()
         with self.opened(tmp_path, *histories) as store:
             for until in (-1, 0, 3, 12):
                 expected: dict[str, int] = {}
@@ -582,7 +496,7 @@ class OfflineStoreTests:
                     list(store.latest(view, until=from_microseconds(START)))
 
     def test_threads_share_a_store(self, tmp_path: Path) -> None:
-        drawn = _Drawn(_random(5))
+        drawn = Drawn(seeded(5))
         histories = drawn.histories()
         failures: list[BaseException] = []
 

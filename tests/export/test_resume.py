@@ -548,7 +548,7 @@ def test_an_exporter_of_ones_own_needs_no_more_than_before(project: Project, tmp
                 yield lambda batch: file.write("x" * batch.num_rows)
 
     made = project.history("home", spine())
-    made._exporters = {"ids": Ids()}  # type: ignore[assignment]
+    made._exporters = {"ids": Ids()}
     made.write(tmp_path / "ids.txt", "ids")
     assert len((tmp_path / "ids.txt").read_text().splitlines()) == ROWS
     made.write(tmp_path / "ids.txt", "ids", split="a=0.5,b=0.5")

@@ -74,7 +74,7 @@ def test_chats_parts_are_the_same_bytes_again(project: Project, tmp_path: Path) 
 )
 def test_what_is_no_split_is_refused(split: object, reason: str, project: Project, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=reason):
-        project.history("home", spine(["u1"])).write(tmp_path / "out.jsonl", split=split)  # type: ignore[arg-type]
+        project.history("home", spine(["u1"])).write(tmp_path / "out.jsonl", split=split)
     assert not list(tmp_path.glob("out*"))
 
 

@@ -1,7 +1,5 @@
 """Aggregations agree with the rule in plain Python: every function, both clocks, joins and newest rows."""
 
-# pyarrow has incomplete stubs
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import tempfile

@@ -1,7 +1,5 @@
 """How DuckDB runs the statements of a join: some answers are right however long they take."""
 
-# pyarrow has incomplete stubs
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Views of one history are read and searched together, and each still settles its own ties."""
 
-# pyarrow has incomplete stubs
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import tempfile

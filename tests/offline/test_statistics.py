@@ -1,7 +1,5 @@
 """What footers of files tell: rows that cannot matter are not read, and `explain` needs to read none."""
 
-# pyarrow has incomplete stubs
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import tempfile

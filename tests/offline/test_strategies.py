@@ -1,7 +1,5 @@
 """Every way of joining gives the answers of the rule, also when memory is short; `explain` says which way and why."""
 
-# pyarrow has incomplete stubs
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import hashlib

@@ -111,7 +111,7 @@ def test_a_store_is_its_model(stores: list[OnlineStore], steps: list[tuple[str, 
         else:
             assert stamp is not None
             assert step is not None
-            assert store.sweep(subject, USER, stamp) == model.sweep(subject.name, step)  # type: ignore[arg-type, attr-defined]
+            assert store.sweep(subject, USER, stamp) == model.sweep(subject.name, step)
     store.close()
     assert _held(store) == {place: _cells(row) for place, (row, _) in model.rows.items()}
     store.close()
