@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import llmfeatures
 
@@ -32,3 +37,16 @@ def test_public_names_are_all_there_and_sorted() -> None:
     names = [name for name in llmfeatures.__all__ if name != "__version__"]
     assert names == sorted(names)
     assert all(getattr(llmfeatures, name).__module__.startswith("llmfeatures.") for name in names)
+
+
+def test_a_join_does_not_load_pandas(tmp_path: Path) -> None:
+    """pyarrow loads it, where it is installed, to look at a Python object; that takes as long as a join of many rows."""
+    root = Path(__file__).parent.parent
+    rows = pa.table({"user_id": ["8a2f"], "event_timestamp": pa.array([datetime(2026, 5, 5, tzinfo=UTC)])})
+    pq.write_table(rows, tmp_path / "spine.parquet")
+    code = (
+        f"import sys; from llmfeatures import Project; project = Project.load({str(root)!r}); "
+        f"found = project.get_historical_features({str(tmp_path / 'spine.parquet')!r}, ['watch_count_30d', 'last_genre']); "
+        "print(sum(one.num_rows for one in found), 'pandas' in sys.modules)"
+    )
+    assert _fresh(code) == "1 False"

@@ -543,4 +543,4 @@ def _found(answer: Answer, raw: Any) -> Iterator[tuple[int, FoundColumns]]:
 
 
 def _falses(count: int) -> Any:
-    return pa.repeat(pa.scalar(value=False), count)
+    return pa.repeat(columns.FALSE, count)
