@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import llmfeatures
+from tests.projects import MOMENT, at, make_project, segment, watched
 
 HEAVY = ("duckdb", "pyarrow", "redis", "openai", "fastapi", "pandas")
 
@@ -41,14 +41,13 @@ def test_public_names_are_all_there_and_sorted() -> None:
 
 def test_a_join_does_not_load_pandas(tmp_path: Path) -> None:
     """pyarrow loads it, where it is installed, to look at a Python object; that takes as long as a join of many rows."""
-    root = Path(__file__).parent.parent
-    rows = pa.table({"user_id": ["8a2f"], "event_timestamp": pa.array([datetime(2026, 5, 5, tzinfo=UTC)])})
+    root = make_project(tmp_path, segments=[segment("a", "x", at(1))], counts=[watched("a", 1, at(1))])
+    rows = pa.table({"user_id": ["a"], "event_timestamp": pa.array([at(2)], MOMENT)})
     pq.write_table(rows, tmp_path / "spine.parquet")
     code = (
         "import sys; from llmfeatures import Project\n"
         f"project, spine = Project.load({str(root)!r}), {str(tmp_path / 'spine.parquet')!r}\n"
-        "for clock in ('known', 'event'):\n"
-        "    list(project.get_historical_features(spine, ['watch_count_30d', 'last_genre'], clock=clock))\n"
+        "list(project.get_historical_features(spine, ['segment', 'watched']))\n"
         "print('pandas' in sys.modules)"
     )
     assert _fresh(code) == "False"
