@@ -40,9 +40,9 @@ def test_public_names_are_all_there_and_sorted() -> None:
 
 
 def test_a_join_does_not_load_pandas(tmp_path: Path) -> None:
-    """pyarrow loads it, where it is installed, to look at a Python object; that takes as long as a join of many rows."""
+    """pyarrow loads it, where it is installed, to look at Python objects; that takes as long as a join of many rows."""
     root = make_project(tmp_path, segments=[segment("a", "x", at(1))], counts=[watched("a", 1, at(1))])
-    rows = pa.table({"user_id": ["a"], "event_timestamp": pa.array([at(2)], MOMENT)})
+    rows = pa.table({"user_id": ["a", "a"], "event_timestamp": pa.array([at(2), at(3)], MOMENT)})
     pq.write_table(rows, tmp_path / "spine.parquet")
     code = (
         "import sys; from llmfeatures import Project\n"
