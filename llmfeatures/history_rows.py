@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -33,6 +33,8 @@ _DOCUMENTS = pa.list_(
 )
 _WRITTEN = ("date", "timestamp", "decimal", "list")
 """Join keys and inputs that a spine may have as text, since files of text have no other way."""
+_AHEAD = 1
+"""So many batches may be rendered, and as many hashed, before the caller asks for them."""
 _NOTHING = pa.struct([("_", pa.bool_())])
 """Parquet has no struct without fields: where a prompt has none, a null struct with one unused field stands in."""
 
@@ -80,6 +82,15 @@ class _Begun:
     ids: Future[pa.Array[Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """A batch of rows, not counted yet; ``settled`` are the columns of its features."""
+
+    batch: pa.RecordBatch
+    settled: Sequence[Column]
+    begun: _Begun
+
+
 class HistoryRows:
     """Turns batches of a join into canonical rows."""
 
@@ -91,19 +102,34 @@ class HistoryRows:
         self._renderer = Renderer(plan)
         self._digester = Digester()
         self._beside = ThreadPoolExecutor(1, "llmfeatures-ids")
+        self._renders = ThreadPoolExecutor(1, "llmfeatures-render")
         self._optional = [name for name, one in plan.inputs.items() if one.default is None]
         self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
 
     def batches(self, joins: Iterable[Joined]) -> Iterator[pa.RecordBatch]:
-        """A batch of rows per batch of the join. The ids of the next one are hashed while one is finished and used."""
-        begun: _Begun | None = None
+        """A batch of rows per batch of the join.
+
+        While one is used, the next ones are rendered, and the ids of those after them are hashed: much of both needs no
+        interpreter. Functions of on-demand features are called in the caller's thread.
+        """
+        begun: deque[_Begun] = deque()
+        rendering: deque[Future[_Finished]] = deque()
         for joined in joins:
-            following = self._begin(joined)
-            if begun is not None:
-                yield self._finish(begun)
-            begun = following
-        if begun is not None:
-            yield self._finish(begun)
+            begun.append(self._begin(joined))
+            if len(begun) > _AHEAD:
+                rendering.append(self._rendering(begun.popleft()))
+            if len(rendering) > _AHEAD:
+                yield self._counted(rendering.popleft().result())
+        rendering.extend(map(self._rendering, begun))
+        for one in rendering:
+            yield self._counted(one.result())
+
+    def _rendering(self, begun: _Begun) -> Future[_Finished]:
+        if not self.plan.features.computed:
+            return self._renders.submit(self._finish, begun)
+        done: Future[_Finished] = Future()
+        done.set_result(self._finish(begun))
+        return done
 
     def _begin(self, joined: Joined) -> _Begun:
         spine, at, first = joined.spine, joined.at, self._number
@@ -118,7 +144,7 @@ class HistoryRows:
         ids = self._beside.submit(self._ids, spine, given, at, first)
         return _Begun(joined=joined, first=first, given=given, bad=bad, ids=ids)
 
-    def _finish(self, begun: _Begun) -> pa.RecordBatch:
+    def _finish(self, begun: _Begun) -> _Finished:
         plan, joined, given, bad = self.plan, begun.joined, begun.given, begun.bad
         spine, at = joined.spine, joined.at
         settled = settled_columns(plan.features, joined)
@@ -136,7 +162,6 @@ class HistoryRows:
         withheld = None if paired is None else paired.withheld_rows
         settled += computed_columns(plan.features, settled, given, at, errors, self._optional, withheld)
         rendered = self._renderer.render(settled, given, at, errors)
-        self._count(settled, rendered.error, begun)
         rows = len(at)
         refs = [ref.column for ref in plan.features.outputs]
         arrays = {
@@ -161,7 +186,8 @@ class HistoryRows:
             [pa.field(name, array.type) for name, array in arrays.items()],
             metadata={"llmfeatures.format": str(FORMAT)},
         )
-        return pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
+        batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
+        return _Finished(batch=batch, settled=settled, begun=begun)
 
     def _given(self, spine: pa.RecordBatch, errors: dict[int, str]) -> dict[str, pa.Array[Any]]:
         """The join keys and inputs of each row, canonical columns."""
@@ -180,8 +206,9 @@ class HistoryRows:
             given[name] = canonical_column(name, dtype, spine.column(name), errors)
         return given
 
-    def _count(self, settled: Sequence[Column], errors: pa.Array[Any], begun: _Begun) -> None:
-        summary = self.summary
+    def _counted(self, finished: _Finished) -> pa.RecordBatch:
+        """The batch, now that it is handed out and counts."""
+        summary, begun, errors = self.summary, finished.begun, finished.batch.column("error")
         summary.rows += len(errors)
         failed = len(errors) - errors.null_count
         summary.errors += failed
@@ -189,12 +216,13 @@ class HistoryRows:
             row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
             number = begun.first + row // (1 + len(self.without))
             summary.first_error = f"row {number}: {errors[row].as_py()}"
-        for index, (ref, column) in enumerate(zip(self.plan.features.outputs, settled, strict=True)):
+        for index, (ref, column) in enumerate(zip(self.plan.features.outputs, finished.settled, strict=True)):
             summary.statuses[ref.name].update(column.counts(every=1 + len(self.without)))
             if index >= len(self.plan.features.refs):
                 continue  # hidden values are counted where they are stored
             hidden = begun.joined.found[self.plan.features.lookup_of[index][0]].hidden
             summary.hidden += 0 if hidden is None else hidden.true_count
+        return finished.batch
 
     def _ids(
         self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any], first: int
@@ -241,6 +269,10 @@ def _json_texts(dtype: DType, array: pa.Array[Any]) -> pa.Array[Any]:
 
 def _moment_texts(at: pa.Array[Any]) -> pa.Array[Any]:
     """The canonical text of each moment as JSON, ``null`` for none."""
+    seconds = at.cast(pa.timestamp("s"), safe=False)
+    if pc.all(pc.equal(seconds.cast(pa.timestamp("us")), at.cast(pa.timestamp("us")))).as_py():
+        written = pc.replace_substring(seconds.cast(pa.string()), " ", "T")
+        return pc.coalesce(pc.binary_join_element_wise('"', written, 'Z"', ""), pa.scalar("null"))
     whole = pc.replace_substring(columns.stamp_texts(at), ".000000Z", "Z")
     return pc.coalesce(pc.binary_join_element_wise('"', whole, '"', ""), pa.scalar("null"))
 

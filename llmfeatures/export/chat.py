@@ -17,6 +17,8 @@ from llmfeatures.export.lines import texts_of, with_prompt
 from llmfeatures.export.messages import MessageTexts
 from llmfeatures.export.writing import ResumableExporter, Writing, index_path
 
+_HEAD, _TAIL = '{"messages":[', "]}\n"
+
 
 class ChatExporter(ResumableExporter):
     """Writes one JSON object per prompt, a target as the last message. Rows without a prompt are left out of both
@@ -32,7 +34,8 @@ class _ChatWriting(Writing):
         known = state or {"lines": None, "index": None}
         index = pa.schema([field for field in schema if field.name != "messages"], metadata=schema.metadata)
         self._path, self._index_path = path, index_path(path)
-        self._names, self._texts = index.names, MessageTexts()
+        self._names = index.names
+        self._whole, self._open = MessageTexts(_HEAD, _TAIL), MessageTexts(_HEAD, "")
         with ExitStack() as stack:
             self._index = ParquetParts(folder, self._index_path, index, known["index"])
             stack.callback(self._index.close)
@@ -43,8 +46,16 @@ class _ChatWriting(Writing):
     def add(self, batch: pa.RecordBatch) -> int:
         kept = with_prompt(batch)
         self._index.write(kept.select(self._names))
-        self._lines.write(chat_lines(kept, self._texts.of(kept)))
+        self._lines.write(self._lines_of(kept))
         return kept.num_rows
+
+    def _lines_of(self, batch: pa.RecordBatch) -> Lines:
+        """A line per row, each of which has a prompt."""
+        target = batch.column("target")
+        if target.null_count == batch.num_rows:
+            return self._whole.of(batch)
+        answers = texts_of(target, lambda one: b',{"role":"assistant","content":' + one + b"}")
+        return joined(self._open.of(batch), answers, _TAIL)
 
     def state(self) -> dict[str, Any]:
         return {"lines": self._lines.state(), "index": self._index.state()}
@@ -58,12 +69,3 @@ class _ChatWriting(Writing):
 
     def close(self) -> None:
         self._opened.close()
-
-
-def chat_lines(batch: pa.RecordBatch, texts: Lines) -> Lines:
-    """A line per row, each of which has a prompt; ``texts`` are the messages."""
-    head, target = '{"messages":[', batch.column("target")
-    if target.null_count == batch.num_rows:
-        return joined(head, texts, "]}\n")
-    answers = texts_of(target, lambda one: b',{"role":"assistant","content":' + one + b"}")
-    return joined(head, texts, answers, "]}\n")

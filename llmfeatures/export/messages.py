@@ -20,16 +20,18 @@ _MOST_BYTES: Final = 64 << 20
 class MessageTexts:
     """Makes the texts of batches; those of prompts of earlier batches are taken again."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: str = "", tail: str = "") -> None:
+        self._head, self._tail = _bytes(head), _bytes(tail)
         self._forget()
 
     def of(self, batch: pa.RecordBatch) -> Any:
-        """The messages of each row as the inside of a JSON array; every row has a prompt."""
+        """The messages of each row as the inside of a JSON array, between head and tail; every row has a prompt."""
         encoded = batch.column("prompt_id").dictionary_encode()
         ids = encoded.dictionary.to_pylist()
         fresh = [place for place, one in enumerate(ids) if one not in self._places]
         firsts = pc.index_in(pa.array(fresh, encoded.indices.type), encoded.indices)
-        texts = message_texts(batch.column("messages").take(firsts))
+        inside = message_texts(batch.column("messages").take(firsts))
+        texts = pc.binary_join_element_wise(self._head, inside, self._tail, _bytes(""))
         if len(fresh) == batch.num_rows:  # nothing repeats: it is not worth keeping
             return texts
         if len(self._places) + len(fresh) > _MOST_PROMPTS or self._texts.nbytes + texts.nbytes > _MOST_BYTES:

@@ -129,6 +129,8 @@ def load(con: duckdb.DuckDBPyConnection, opened: spines.Spine, asked: Asked, spo
         for keyset in dict.fromkeys(asked.keysets):
             run(con, sql.keys_table(_named("keys", keyset), keyset))
             run(con, sql.asks_table(_named("asks", keyset), _named("keys", keyset), keyset))
+        for one in asked.columns.values():  # the asks have them as numbers
+            run(con, f"ALTER TABLE spine DROP COLUMN {one}")
     return number
 
 
@@ -471,6 +473,10 @@ def joined(
     con: duckdb.DuckDBPyConnection, spool: spines.Spool, schema: Any, answers: Sequence[Answer], count: int
 ) -> Iterator[Joined]:
     """The spine's batches with their answers, ``count`` rows in all; one batch without rows when there are none."""
+    for keyset in {one.of.keyset for one in answers}:
+        run(con, f"DROP TABLE {_named('keys', keyset)}")
+        if not any(one.one for one in answers if one.of.keyset == keyset):
+            run(con, f"DROP TABLE {_named('asks', keyset)}")
     with closing(_ordered(con, answers, count)) as ordered:
         if not count:
             yield _one(spines.no_rows(schema), next(ordered), answers)

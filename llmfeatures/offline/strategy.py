@@ -32,7 +32,7 @@ _FORCED_PASSES = 3
 _ANSWER_BYTES = 128
 """What one answer takes in the hash table and the sort of the last step; a row of the spine takes as much."""
 _LEAST_RANGE, _MOST_RANGE = 20_000, 1_000_000
-_SMALL_RANGE, _RANGES = 500_000, 4
+_SMALL_RANGE, _RANGES = 250_000, 4
 """Each range passes over all answers, so there are few; small ones take less memory."""
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b(?:ytes)?", re.IGNORECASE)
