@@ -1,7 +1,8 @@
-"""Atomic files: written beside their place under a temporary name, then moved over it."""
+"""Files: those that a path names; and atomic ones, written beside their place and then moved over it."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -13,6 +14,15 @@ from llmfeatures.errors import RequestError
 
 _UMASK = os.umask(0)  # there is no way to read it but to set it
 os.umask(_UMASK)
+
+
+def named_files(path: str, root: Path = Path()) -> list[Path]:
+    """The files of a path: the file itself, the Parquet files of a folder, or what a glob matches; maybe none."""
+    whole = root / path
+    if whole.is_file():
+        return [whole]
+    matches = whole.rglob("*.parquet") if whole.is_dir() else glob.iglob(path, root_dir=root, recursive=True)
+    return sorted(one for one in (root / match for match in matches) if one.is_file())
 
 
 @contextmanager

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -14,6 +13,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 import orjson
 import pyarrow as pa
 
+from llmfeatures.files import named_files
 from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import OfflineStore, VersionedSources
 from llmfeatures.refs import ComputedRef
@@ -79,19 +79,13 @@ def _function(ref: ComputedRef) -> list[Any]:
 def _spine(spine: object, offline: OfflineStore, dtypes: Mapping[str, DType]) -> Any:
     """What a spine is, as JSON; None where it cannot be told, or not be read again."""
     if isinstance(spine, (str, Path)):
-        return _files(str(spine))
+        return [file_version(one) for one in named_files(str(spine))] or None
     if isinstance(spine, MadeSpine):
         source = _spine(spine.source, offline, dtypes)
         return None if source is None else [source, spine.recipe]
     if _stays(spine):
         return _content(offline.read_spine(spine, dtypes))
     return None
-
-
-def _files(path: str) -> Any:
-    """The files of a path or glob, with what changes when one is written."""
-    files = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
-    return [file_version(Path(one)) for one in files if Path(one).is_file()] or None
 
 
 def file_version(file: Path) -> list[Any]:

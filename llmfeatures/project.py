@@ -378,12 +378,8 @@ class Project:
             clock=clock_name(clock),
             exporters=configuration.exporters(),
             without=without or (),
-            protected=self._files(),
+            protected=source_files(self.config.root, self.registry.views),
         )
-
-    def _files(self) -> dict[Path, str]:
-        """Files that no export may take the place of."""
-        return source_files(self.config.root, self.registry.views)
 
     def runs(self, view: str | None = None) -> list[RunRecord]:
         """The records of completed materializations, oldest first."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llmfeatures.errors import RequestError
+from llmfeatures.files import named_files
 from llmfeatures.schema import FeatureView, ParquetSource
 
 _WRITTEN_BY_HAND = (".py", ".toml", ".yaml", ".yml", ".j2", ".ipynb", ".md")
@@ -17,9 +17,8 @@ def source_files(root: Path, views: Iterable[FeatureView]) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for view in views:
         if isinstance(view.batch, ParquetSource):
-            path = str(root / view.batch.path)
-            for one in (path, *glob.iglob(path, recursive=True), *glob.iglob(f"{path}/**/*.parquet", recursive=True)):
-                found[Path(one).resolve()] = f"the source of view {view.name!r}"
+            for one in named_files(view.batch.path, root):
+                found[one.resolve()] = f"the source of view {view.name!r}"
     return found
 
 

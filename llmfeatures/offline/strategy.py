@@ -120,4 +120,4 @@ def size(written: str) -> int:
 
 
 def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"
+    return f"{count / 2**20:,.0f} MiB" if count >= 2**20 else "1 MiB"

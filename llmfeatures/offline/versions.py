@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from llmfeatures.files import named_files
 from llmfeatures.schema import FeatureView, ParquetSource
 
 _FREE = {"generate_series", "range", "unnest"}
@@ -30,7 +30,7 @@ def versions(root: Path, view: FeatureView) -> list[str] | None:
     files: set[Path] = set()
     try:
         for one in named:
-            found = set(_files(root, one) if isinstance(source, ParquetSource) else _files_of_table(root, one))
+            found = set(named_files(one, root) if isinstance(source, ParquetSource) else _files_of_table(root, one))
             if not found:
                 return None
             files |= found
@@ -111,19 +111,8 @@ def _walk(node: Any) -> Iterator[dict[str, Any]]:
             pending.extend(cast("list[Any]", one))
 
 
-def _files_of_table(root: Path, path: str) -> Iterator[Path]:
+def _files_of_table(root: Path, path: str) -> list[Path]:
     """The files of a path in a query. A folder is none: what is read of it depends on the function."""
     if not path.strip("*?./\\") or (root / path).is_dir():
-        return iter(())
-    return _files(root, path)
-
-
-def _files(root: Path, path: str) -> Iterator[Path]:
-    whole = root / path
-    if whole.is_dir():
-        yield from (one for one in whole.rglob("*.parquet") if one.is_file())
-    elif whole.is_file():
-        yield whole
-    else:
-        found = (root / one for one in glob.iglob(path, root_dir=root, recursive=True))
-        yield from (one for one in found if one.is_file())
+        return []
+    return named_files(path, root)
