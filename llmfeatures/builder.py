@@ -12,7 +12,7 @@ from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
@@ -37,13 +37,8 @@ CLOCKS: tuple[ClockName, ...] = ("event", "known")
 Timeout = float | timedelta | str | None
 """Seconds, a timedelta, or text such as ``250ms``; None is the configured one."""
 Parts = Generator[Any, Any, ReadResult]
-
-
-class Call(NamedTuple):
-    """One row of a call: canonical join keys and inputs."""
-
-    keys: dict[str, Any]
-    inputs: dict[str, Any]
+Call = tuple[dict[str, Any], dict[str, Any]]
+"""One row of a call: canonical join keys and inputs."""
 
 
 class Prompts:
@@ -113,7 +108,7 @@ class _Builder:
         from llmfeatures.historical_features import as_of_slots
 
         at = moment("as_of", as_of)
-        found = as_of_slots(self._offline(), plan.features, [call.keys for call in calls], at, clock)
+        found = as_of_slots(self._offline(), plan.features, [keys for keys, _ in calls], at, clock)
         if found.errors:
             raise SourceError(next(iter(found.errors.values())))
         return _contexts(plan, calls, found.slots, at, "offline", clock, None)
@@ -190,10 +185,10 @@ class ContextBuilder(_Builder):
             RenderError: the template failed with these values.
         """
         plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
-        call = Call(*plan.bind(keys_and_inputs))
+        call = plan.bind(keys_and_inputs)
         if as_of is not None:
             return self._historical(plan, [call], as_of, at_clock)[0]
-        read = plan.features.read([plan.features.entity_keys(call.keys)])
+        read = plan.features.read([plan.features.entity_keys(call[0])])
         return self._online(plan, [call], self._store.run(read, seconds(timeout)))[0]
 
     def build_contexts(
@@ -215,7 +210,7 @@ class ContextBuilder(_Builder):
         calls = _calls(plan, rows)
         if as_of is not None:
             return self._historical(plan, calls, as_of, at_clock)
-        read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
+        read = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
         return self._online(plan, calls, self._store.run(read, seconds(timeout)))
 
     def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -273,10 +268,10 @@ class AsyncContextBuilder(_Builder):
     ) -> PromptContext:
         """As `ContextBuilder.build_context`."""
         plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
-        call = Call(*plan.bind(keys_and_inputs))
+        call = plan.bind(keys_and_inputs)
         if as_of is not None:
             return (await asyncio.to_thread(self._historical, plan, [call], as_of, at_clock))[0]
-        read = plan.features.read([plan.features.entity_keys(call.keys)])
+        read = plan.features.read([plan.features.entity_keys(call[0])])
         return self._online(plan, [call], await self._store.run(read, seconds(timeout)))[0]
 
     async def build_contexts(
@@ -294,7 +289,7 @@ class AsyncContextBuilder(_Builder):
         calls = _calls(plan, rows)
         if as_of is not None:
             return await asyncio.to_thread(self._historical, plan, calls, as_of, at_clock)
-        read = plan.features.read([plan.features.entity_keys(call.keys) for call in calls])
+        read = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
         return self._online(plan, calls, await self._store.run(read, seconds(timeout)))
 
     def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -404,12 +399,12 @@ def _contexts(
     problem: str | None,
 ) -> list[PromptContext]:
     contexts: list[PromptContext] = []
-    for number, (call, found) in enumerate(zip(calls, slots, strict=True)):
+    for call, found in zip(calls, slots):  # noqa: B905  strict costs, and there is one answer per call
         try:
             contexts.append(_context(plan, call, found, as_of, source, clock, problem))
         except RenderError as error:
             if len(calls) > 1:
-                error.args = (f"row {number}: {error}",)
+                error.args = (f"row {len(contexts)}: {error}",)
             raise
     return contexts
 
@@ -423,7 +418,8 @@ def _context(
     clock: ClockName | None,
     problem: str | None,
 ) -> PromptContext:
-    finished = plan.finish(slots, call.keys, call.inputs, as_of)
+    keys, inputs = call
+    finished = plan.finish(slots, keys, inputs, as_of)
     return unvalidated(
         PromptContext,
         {
@@ -439,7 +435,7 @@ def _context(
             "config": deepcopy(plan.config) if plan.config else {},
             "tokens": None,
             "manifest": plan.manifest(
-                finished.features, call.keys, source=source, clock=clock, problem=problem, library=__version__
+                finished.features, keys, source=source, clock=clock, problem=problem, library=__version__
             ),
         },
     )
@@ -453,7 +449,7 @@ def _calls(plan: PromptPlan, rows: Sequence[Mapping[str, Any]]) -> list[Call]:
         if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RequestError(f"row {number} is a mapping of keys and inputs, not {type(row).__name__}")
         try:
-            calls.append(Call(*plan.bind(row)))
+            calls.append(plan.bind(row))
         except RequestError as error:
             raise RequestError(f"row {number}: {error}") from None
     return calls

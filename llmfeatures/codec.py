@@ -37,6 +37,8 @@ def encode_part(value: Any) -> str:
 
 def entity_key(join_keys: Sequence[str], values: Sequence[Any]) -> str:
     """``user_id:8a2f``, or ``tenant_id:1:user_id:8a2f``: join keys in declared order with their encoded values."""
+    if len(join_keys) == 1:
+        return f"{join_keys[0]}:{encode_part(values[0])}"
     return ":".join([f"{name}:{encode_part(value)}" for name, value in zip(join_keys, values, strict=True)])
 
 

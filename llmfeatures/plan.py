@@ -7,14 +7,17 @@ into messages, and is the same function online and in history.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, cast
+
+import orjson
 
 from llmfeatures import codec
 from llmfeatures.clock import back
+from llmfeatures.codec import STAMP_LENGTH
 from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, unvalidated
 from llmfeatures.errors import (
     FeatureNotPresentError,
@@ -26,7 +29,7 @@ from llmfeatures.errors import (
 )
 from llmfeatures.ondemand import OnDemandFeature
 from llmfeatures.ports import Lookup, Meta, Read
-from llmfeatures.prompts.environment import Compiled, Message
+from llmfeatures.prompts.environment import Compiled, Message, Names
 from llmfeatures.prompts.file import ABSENT, Input, Policy
 from llmfeatures.refs import (
     UNAVAILABLE,
@@ -49,27 +52,35 @@ Request = list[Read] | ReadMeta
 """What a plan's generator of reads yields: the answer is a list of field lists, or a `Meta` or None."""
 
 _MISSING = FeatureValue(None, "missing", None)
+_loads = orjson.loads
 
 
 class _Slot(NamedTuple):
-    """Where a feature's text and its view's stamp are in the answer for one row."""
+    """Where a feature's text and its view's stamp are in the answer for one row.
+
+    JSON of the type ``plain`` is the value as it is; ``decode`` takes any other, or says that it is none.
+    """
 
     role: int
     value: int
     stamp: int
     view: str
     schema_hash: str
-    decode: Any
+    plain: type | None
+    decode: Callable[[str], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadResult:
+class ReadResult(NamedTuple):
     """What was read, before limits: one list of feature values per row, positional; the newest event timestamp among
     them; and what the store said when it was unavailable."""
 
     slots: list[list[FeatureValue]]
     newest: datetime | None
     problem: str | None = None
+
+
+_new = cast("Callable[..., Any]", tuple.__new__)
+"""Makes a named tuple of a tuple, at half the cost of naming its fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +100,35 @@ class FeaturePlan:
     asked: tuple[int, ...] = ()
     """Places in `outputs` of the features that were asked for, in that order."""
 
-    @property
-    def outputs(self) -> tuple[FeatureRef | ComputedRef, ...]:
-        """All features: the stored ones in the order of ``refs``, then the on-demand ones."""
-        return (*self.refs, *self.computed)
+    outputs: tuple[FeatureRef | ComputedRef, ...] = field(init=False)
+    """All features: the stored ones in the order of ``refs``, then the on-demand ones."""
+    limits: tuple[tuple[int, timedelta], ...] = field(init=False)
+    """The places in ``refs`` of those that have one, with it."""
+    dotted: tuple[FeatureRef | ComputedRef, ...] = field(init=False)
+    """The printed features that a template reads as ``role.feature``."""
+    keyed: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = field(init=False)
+    """Per role its parameters and the entity's join keys."""
+    names: tuple[str, ...] = field(init=False)
+    """Of the outputs."""
+    types: list[type] | None = field(init=False)
+    """The `DType.plain` of each ref, where an answer of the one role is their values in order and then stamps."""
+    moment_of: tuple[int, ...] | None = field(init=False)
+    """Which stamp of such an answer is each ref's; None where each has its own, in order."""
+
+    def __post_init__(self) -> None:
+        derive = object.__setattr__
+        outputs = (*self.refs, *self.computed)
+        derive(self, "outputs", outputs)
+        limits = ((place, ref.limit) for place, ref in enumerate(self.refs))
+        derive(self, "limits", tuple((place, limit) for place, limit in limits if limit is not None))
+        derive(self, "dotted", tuple(ref for ref in outputs if ref.printed and "." in ref.name))
+        derive(self, "names", tuple(ref.name for ref in outputs))
+        plain = [slot.plain for slot in self.slots]
+        simple = len(self.roles) == 1 and [slot.value for slot in self.slots] == list(range(len(plain)))
+        derive(self, "types", plain if simple and plain and None not in plain else None)
+        stamps = tuple(slot.stamp - len(plain) for slot in self.slots)
+        derive(self, "moment_of", None if stamps == tuple(range(len(plain))) else stamps)
+        derive(self, "keyed", tuple((role.parameters, tuple(role.entity.join_keys)) for role in self.roles))
 
     @property
     def inputs(self) -> dict[str, DType]:
@@ -150,9 +186,9 @@ class FeaturePlan:
     def entity_keys(self, keys: Mapping[str, Any]) -> list[str | None]:
         """The encoded entity key of each role, None where a join key is None."""
         encoded: list[str | None] = []
-        for role in self.roles:
-            values = [keys[name] for name in role.parameters]
-            encoded.append(None if None in values else codec.entity_key(tuple(role.entity.join_keys), values))
+        for parameters, join_keys in self.keyed:
+            values = [keys[parameters[0]]] if len(parameters) == 1 else [keys[name] for name in parameters]
+            encoded.append(None if None in values else codec.entity_key(join_keys, values))
         return encoded
 
     def read(self, rows: Sequence[Sequence[str | None]]) -> Generator[Request, Any, ReadResult]:
@@ -161,65 +197,125 @@ class FeaturePlan:
         ``rows`` has one encoded entity key per role (None: nobody). A `StoreUnavailableError` thrown in makes every
         feature of somebody ``unavailable``; other errors pass.
         """
+        if len(rows) == 1 and self.types is not None and (only := rows[0][0]) is not None:
+            reads, places = [_new(Read, (only, self.fields[0]))], [[0]]
+        else:
+            reads, places = self._reads(rows)
+        answers: list[list[str | None]] = []
+        meta: Meta | None = None
+        if reads:
+            try:
+                answers = yield reads
+                for answer in answers:
+                    if None in answer:
+                        meta = yield ReadMeta()
+                        break
+            except StoreUnavailableError as error:
+                slots = [[_MISSING if place[slot.role] < 0 else UNAVAILABLE for slot in self.slots] for place in places]
+                return ReadResult(slots, None, str(error))
+        events: dict[str, datetime] = {}
+        found: list[list[FeatureValue]] = []
+        for place in places:
+            whole = self._whole(answers[place[0]], events) if self.types is not None and place[0] >= 0 else None
+            found.append(_found(self.slots, place, answers, meta, events) if whole is None else whole)
+        return ReadResult(found, max(events.values()) if events else None)
+
+    def _reads(self, rows: Sequence[Sequence[str | None]]) -> tuple[list[Read], list[list[int]]]:
+        """What to read for these entity keys, and per row the place of each role's answer, -1 for nobody."""
         reads: list[Read] = []
         places: list[list[int]] = []
         for row in rows:
             place: list[int] = []
-            for key, names in zip(row, self.fields, strict=True):
+            for key, names in zip(row, self.fields):  # noqa: B905  strict costs, and both are one per role
                 if key is None or not names:
                     place.append(-1)
                     continue
                 place.append(len(reads))
                 reads.append(Read(key, names))
             places.append(place)
-        answers: list[list[str | None]] = []
-        meta: Meta | None = None
-        if reads:
-            try:
-                answers = yield reads
-                if any(None in answer for answer in answers):
-                    meta = yield ReadMeta()
-            except StoreUnavailableError as error:
-                slots = [[_MISSING if place[slot.role] < 0 else UNAVAILABLE for slot in self.slots] for place in places]
-                return ReadResult(slots=slots, newest=None, problem=str(error))
-        events: dict[str, datetime] = {}
-        found = [
-            [
-                _MISSING if place[slot.role] < 0 else _from_answer(slot, answers[place[slot.role]], meta, events)
-                for slot in self.slots
-            ]
-            for place in places
-        ]
-        return ReadResult(slots=found, newest=max(events.values(), default=None))
+        return reads, places
+
+    def _whole(self, answer: Sequence[str | None], events: dict[str, datetime]) -> list[FeatureValue] | None:
+        """What `_found` gives, for the usual row that has every feature: all are parsed at once. None for another."""
+        if None in answer:
+            return None
+        texts = cast("Sequence[str]", answer)
+        count = len(self.slots)
+        stamps = texts[count:]
+        try:
+            values = _loads(f"[{','.join(texts[:count])}]")
+            if [*map(type, values)] != self.types:
+                return None
+            moments: list[datetime] = []
+            for stamp in stamps:
+                event = events.get(stamp[:STAMP_LENGTH])
+                moments.append(_event(stamp, events) if event is None else event)
+        except (InvalidValueError, ValueError):
+            return None
+        if self.moment_of is not None:
+            moments = [moments[place] for place in self.moment_of]
+        found: list[FeatureValue] = []
+        for value, moment in zip(values, moments):  # noqa: B905  strict costs, and the types were compared
+            found.append(_new(FeatureValue, (value, "present", moment)))
+        return found
 
     def settle(self, slots: Sequence[FeatureValue], as_of: datetime) -> list[FeatureValue]:
         """The slots with each value that is older than its limit at ``as_of`` made ``expired``; equal is not older."""
         settled = list(slots)
-        for index, (ref, found) in enumerate(zip(self.refs, slots, strict=not self.computed)):
-            event = found.event_timestamp
-            if ref.limit is not None and event is not None and event < back(as_of, ref.limit):
-                settled[index] = FeatureValue(None, "expired", event)
+        for place, limit in self.limits:
+            event = settled[place].event_timestamp
+            if event is not None and event < back(as_of, limit):
+                settled[place] = FeatureValue(None, "expired", event)
         return settled
 
 
-def _from_answer(
-    slot: _Slot, answer: Sequence[str | None], meta: Meta | None, events: dict[str, datetime]
-) -> FeatureValue:
-    stamp, data = answer[slot.stamp], answer[slot.value]
-    if stamp is None or data is None:
-        known = None if meta is None else meta.views.get(slot.view)
-        # under another schema hash, the store was never filled with what the registry says now
-        if known is None or not known.holds(slot.schema_hash):
-            return UNAVAILABLE
-        return _MISSING
-    event = events.get(stamp)
-    try:
-        if event is None:
-            event = events[stamp] = datetime.fromisoformat(codec.event_of(stamp))
-        value = slot.decode(data)
-    except (InvalidValueError, ValueError):
-        return UNAVAILABLE  # the feature had another dtype when this was written
-    return FeatureValue(value, "null" if value is None else "present", event)
+def _found(
+    slots: Sequence[_Slot],
+    place: Sequence[int],
+    answers: Sequence[Sequence[str | None]],
+    meta: Meta | None,
+    events: dict[str, datetime],
+) -> list[FeatureValue]:
+    """The features of one row. ``place`` has each role's answer, -1 for nobody; ``events`` the moments parsed so far.
+
+    It runs for every value that is read, so it calls little.
+    """
+    found: list[FeatureValue] = []
+    for role, value_at, stamp_at, view, hashed, plain, decode in slots:
+        at = place[role]
+        if at < 0:
+            found.append(_MISSING)
+            continue
+        stamp, data = answers[at][stamp_at], answers[at][value_at]
+        if stamp is None or data is None:
+            found.append(_absent(view, hashed, meta))
+            continue
+        try:
+            event = events.get(stamp[:STAMP_LENGTH])
+            if event is None:
+                event = _event(stamp, events)
+            value = _loads(data) if plain is not None else decode(data)
+            if type(value) is not plain and plain is not None:
+                value = decode(data)
+        except (InvalidValueError, ValueError):
+            found.append(UNAVAILABLE)  # the feature had another dtype when this was written
+            continue
+        found.append(FeatureValue(value, "null" if value is None else "present", event))
+    return found
+
+
+def _event(stamp: str, events: dict[str, datetime]) -> datetime:
+    """The event timestamp of a stamp, which is put among the known ones."""
+    written = codec.event_of(stamp)
+    event = events[written] = datetime.fromisoformat(written)
+    return event
+
+
+def _absent(view: str, hashed: str, meta: Meta | None) -> FeatureValue:
+    """A feature of which there is no row: under another schema hash, the store was never filled with what the registry
+    says now."""
+    known = None if meta is None else meta.views.get(view)
+    return UNAVAILABLE if known is None or not known.holds(hashed) else _MISSING
 
 
 def plan_features(refs: Sequence[FeatureRef], further: Sequence[Role] = ()) -> FeaturePlan:
@@ -234,11 +330,16 @@ def plan_features(refs: Sequence[FeatureRef], further: Sequence[Role] = ()) -> F
     lookup_of: list[tuple[int, int]] = []
     position = {role.name: index for index, role in enumerate(ordered)}
     for ref in refs:
+        names = fields[position[ref.role.name]]
+        names.setdefault(ref.feature, len(names))
+    for ref in refs:
         index = position[ref.role.name]
         names = fields[index]
-        value = names.setdefault(ref.feature, len(names))
+        value = names[ref.feature]
         stamp = names.setdefault(codec.view_field(ref.view.name), len(names))
-        slots.append(_Slot(index, value, stamp, ref.view.name, schema_hash(ref.view), ref.dtype.decode))
+        slots.append(
+            _Slot(index, value, stamp, ref.view.name, schema_hash(ref.view), ref.dtype.plain, ref.dtype.decode)
+        )
         wanted = lookups.setdefault((ref.role.name, ref.view.name), [])
         if ref.feature not in wanted:
             wanted.append(ref.feature)
@@ -386,7 +487,7 @@ class PromptPlan:
         for name in given:
             if name not in self.parameters:
                 raise RequestError(f"prompt {self.name!r} takes no {name!r}{did_you_mean(name, self.parameters)}")
-        return self.features.keys(given), self.bind_inputs(given)
+        return self.features.keys(given), self.bind_inputs(given) if self.inputs else {}
 
     def bind_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The canonical inputs of a call, with defaults where one is not given.
@@ -424,25 +525,23 @@ class PromptPlan:
         self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
     ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
         plan = self.features
-        if plan.computed:
-            settled, refs = plan.found(slots, {**keys, **inputs}, as_of), plan.outputs
-        else:
-            settled, refs = plan.settle(slots, as_of), plan.refs
-        features: dict[str, FeatureValue] = {}
+        settled = plan.found(slots, {**keys, **inputs}, as_of) if plan.computed else plan.settle(slots, as_of)
+        # strict zips cost, and there is one of each per output
+        features = dict(zip(plan.names, settled))  # noqa: B905
         values: dict[str, Any] = {}
-        for ref, found in zip(refs, settled, strict=True):
-            features[ref.name] = found
+        for ref, found in zip(plan.outputs, settled):  # noqa: B905
             if ref.printed:
-                values[ref.name] = found.value if found.status == "present" else self._stand_in(ref, found)
+                value, status, _ = found
+                values[ref.name] = value if status == "present" else self._stand_in(ref, found)
         values.update(inputs)
         values.update(keys)
         return features, values
 
     def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
-        variables: dict[str, Any] = {**values, "as_of": as_of}
-        for ref in self.features.outputs:
-            if ref.printed and "." in ref.name:
-                variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
+        variables = Names(values)
+        variables["as_of"] = as_of
+        for ref in self.features.dotted:
+            variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
         return variables
 
     def _stand_in(self, ref: FeatureRef | ComputedRef, found: FeatureValue) -> Any:
@@ -478,7 +577,10 @@ class PromptPlan:
         problem: str | None = None,
     ) -> Manifest:
         """Where each part of a prompt came from."""
-        degraded = any(found.status == "unavailable" for found in features.values())
+        degraded = False
+        for found in features.values():
+            if found.status == "unavailable":
+                degraded = True
         return unvalidated(
             Manifest,
             {

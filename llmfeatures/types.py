@@ -32,6 +32,7 @@ CHOICES = "str, int, float, bool, timestamp, date, json, decimal(p,s), enum[a,b]
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)", re.ASCII)
 _ENUM = re.compile(r"enum\[(.*)\]", re.DOTALL)
 _LIST = re.compile(r"list\[(.*)\]", re.DOTALL)
+_PLAIN: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -102,6 +103,11 @@ class DType:
             return self.from_json(json.loads(data) if self.kind == "json" else orjson.loads(data))
         except (ValueError, TypeError, InvalidOperation, RecursionError):
             raise InvalidValueError(f"stored data that is no {self}") from None
+
+    @property
+    def plain(self) -> type | None:
+        """The Python type of which any JSON value is a canonical one as it is; None where there is more to it."""
+        return _PLAIN.get(self.kind)
 
     def from_json(self, value: Any) -> Any:
         """The canonical value of parsed JSON that `encode` wrote. Raises ValueError or TypeError for other JSON."""

@@ -52,7 +52,7 @@ class Layout:
             head, tail = around.get(fields) or self._learn(fields)
             name = (prefix + key).encode()
             packed.append(b"%b$%d\r\n%b\r\n%b" % (head, len(name), name, tail))
-        return packed[0] if len(packed) == 1 else b"".join(packed)
+        return b"".join(packed)
 
     def call(self, keys: Iterable[str], *arguments: str) -> tuple[str, ...]:
         """The arguments of a script call on entity keys, after the script itself."""
@@ -90,7 +90,7 @@ def matched(answers: list[Any], reads: Sequence[Read]) -> list[list[str | None]]
     Raises:
         EntityMismatchError: one is of another entity.
     """
-    for answer, (key, fields) in zip(answers, reads, strict=True):
+    for answer, (key, fields) in zip(answers, reads):  # noqa: B905  strict costs, and `Line.ask` counted them
         if type(answer) is not list:
             raise answer if isinstance(answer, ReplyError) else out_of_step()
         found = cast("list[str | None]", answer)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import itertools
 import os
 import re
 import secrets
+import socket
 import ssl
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from itertools import cycle
 from typing import Any
 
 import hiredis
@@ -26,9 +27,9 @@ from redis.connection import AbstractConnection
 
 from llmfeatures.errors import EntityMismatchError
 
-_MORE = object()
-_turns = itertools.count()
+MORE = object()
 _CHUNK = 65536
+_ECHOES = 256
 _kept: list[object] = []
 """What a forked child must neither use nor close."""
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -59,32 +60,26 @@ def options(pool: Any) -> dict[str, Any]:
     return kept | quiet | {"protocol": 2, "health_check_interval": 0, "decode_responses": True}
 
 
-def echo_of(prefix: str) -> tuple[str, bytes]:
-    """A text that no other exchange uses, and the command that asks the server to echo it."""
-    token = f"{prefix}{next(_turns)}"
-    return token, b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(token), token.encode())
+def echoes() -> Iterator[tuple[str, bytes]]:
+    """Texts that end the exchanges of one connection, each with the command that asks the server to echo it.
+
+    No other connection has the same texts, and this one only after so many exchanges that no reply can be that late.
+    """
+    prefix = secrets.token_hex(4)
+    texts = [f"{prefix}{turn:02x}" for turn in range(_ECHOES)]
+    return cycle([(text, b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(text), text.encode())) for text in texts])
 
 
 class _Answers:
-    """The replies of a connection, parsed as they come."""
+    """The replies of a connection, parsed as they come. ``gets`` gives the next one, or `MORE` until it is whole."""
 
-    __slots__ = ("_gets", "_has_data", "feed")
+    __slots__ = ("_has_data", "feed", "gets")
 
     def __init__(self) -> None:
-        reader = hiredis.Reader(replyError=ReplyError, encoding="utf-8", errors="strict", notEnoughData=_MORE)
+        reader = hiredis.Reader(replyError=ReplyError, encoding="utf-8", errors="strict", notEnoughData=MORE)
         self.feed: Any = reader.feed  # declared without bytearray, which it takes
-        self._gets = reader.gets
+        self.gets = reader.gets
         self._has_data = reader.has_data
-
-    def collect(self, answers: list[Any], count: int) -> bool:
-        """Move replies to ``answers``; True when all ``count`` have come."""
-        gets = self._gets
-        while len(answers) < count:
-            answer = gets()
-            if answer is _MORE:
-                return False
-            answers.append(answer)
-        return True
 
     def check(self, answers: list[Any], token: str) -> None:
         """Take the echo off the end, and see that it is this exchange's.
@@ -110,7 +105,7 @@ def out_of_step() -> EntityMismatchError:
 class Line:
     """One connection, for one thread at a time. Not yet open when made; can be opened again after `drop`."""
 
-    __slots__ = ("__weakref__", "_answers", "_buffer", "_connection", "_prefix", "_socket")
+    __slots__ = ("__weakref__", "_answers", "_buffer", "_connection", "_echoes", "_plain", "_socket", "_waits")
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
@@ -127,8 +122,10 @@ class Line:
         connection.socket_timeout = connection.socket_connect_timeout = _left(deadline)
         connection.connect()
         self._socket = connection._sock  # pyright: ignore[reportPrivateUsage]
+        self._plain = type(self._socket) is socket.socket
+        self._waits = 0.0
         self._answers = _Answers()
-        self._prefix = secrets.token_hex(4)
+        self._echoes = echoes()
 
     def ask(self, request: bytes, count: int, deadline: float) -> list[Any]:
         """Send packed commands and return their ``count`` replies; an error that the server answers is one of them.
@@ -140,16 +137,21 @@ class Line:
             StaleError: the connection was closed before it was used again.
         """
         answers: list[Any] = []
-        token, echo = echo_of(self._prefix)
-        reader, socket, buffer = self._answers, self._socket, self._buffer
+        token, echo = next(self._echoes)
+        reader, buffer = self._answers, self._buffer
+        gets, receive = reader.gets, self._socket.recv_into
         started = False
-        socket.settimeout(_left(deadline))
+        self._wait_until(deadline)
         try:
-            socket.sendall(request + echo)
-            while not reader.collect(answers, count + 1):
+            self._send(request + echo)
+            while len(answers) <= count:
+                answer = gets()
+                if answer is not MORE:
+                    answers.append(answer)
+                    continue
                 if started:
-                    socket.settimeout(_left(deadline))
-                size = socket.recv_into(buffer)
+                    self._wait_until(deadline)
+                size = receive(buffer)
                 if not size:
                     raise ConnectionResetError("the server closed the connection")
                 started = True
@@ -161,6 +163,25 @@ class Line:
         reader.check(answers, token)
         return answers
 
+    def _wait_until(self, deadline: float) -> None:
+        """Have the socket wait until the deadline, or a hundredth longer: to set its timeout takes a system call."""
+        left = _left(deadline)
+        if not left <= self._waits <= left * 1.01:
+            self._waits = left * 1.005
+            self._socket.settimeout(self._waits)
+
+    def _send(self, data: bytes) -> None:
+        """Send it all. Mostly one write takes it, and `sendall` would ask first whether the socket is ready."""
+        if self._plain:
+            try:
+                sent = os.write(self._socket.fileno(), data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._socket.sendall(data)
+
     def drop(self) -> None:
         """Close the connection at once: nothing that is still to come on it will be read."""
         self._socket = None
@@ -170,7 +191,7 @@ class Line:
 class AsyncLine:
     """`Line` for asyncio, for one task at a time and one event loop. Deadlines are the caller's business."""
 
-    __slots__ = ("_answers", "_connection", "_prefix")
+    __slots__ = ("_answers", "_connection", "_echoes")
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -184,13 +205,13 @@ class AsyncLine:
         """As `Line.open`."""
         self._connection.socket_timeout = self._connection.socket_connect_timeout = timeout
         await self._connection.connect()
-        self._prefix = secrets.token_hex(4)
+        self._echoes = echoes()
         self._answers = _Answers()
 
     async def ask(self, request: bytes, count: int) -> list[Any]:
         """As `Line.ask`."""
         answers: list[Any] = []
-        token, echo = echo_of(self._prefix)
+        token, echo = next(self._echoes)
         reader, (stream, writer) = self._answers, self._streams()
         assert reader is not None
         started = False
@@ -198,7 +219,11 @@ class AsyncLine:
             writer.write(request + echo)
             if len(request) > _CHUNK:
                 await writer.drain()
-            while not reader.collect(answers, count + 1):
+            while len(answers) <= count:
+                answer = reader.gets()
+                if answer is not MORE:
+                    answers.append(answer)
+                    continue
                 received = await stream.read(_CHUNK)
                 if not received:
                     raise ConnectionResetError("the server closed the connection")

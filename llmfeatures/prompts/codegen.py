@@ -149,6 +149,25 @@ class PromptCodeGenerator(CodeGenerator):
 
     # what is printed
 
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        """Pieces that follow each other are yielded as one: a step of a generator costs as much as a piece."""
+        if frame.buffer is not None or frame.require_output_check or len(node.nodes) < 2:
+            super().visit_Output(node, frame)
+            return
+        self.writeline("yield joined((")
+        self.indent()
+        for child in node.nodes:
+            self.newline(child)
+            try:
+                self.write(repr(self._output_child_to_const(child, frame, None)))
+            except nodes.Impossible:
+                self._output_child_pre(child, frame, None)
+                self.visit(child, frame)
+                self._output_child_post(child, frame, None)
+            self.write(",")
+        self.outdent()
+        self.writeline("))")
+
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if isinstance(node, nodes.TemplateData):
             return node.data

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -26,6 +27,7 @@ from jinja2.nodes import EvalContext
 from jinja2.nodes import Template as Tree
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 from markupsafe import Markup
 
 from llmfeatures.errors import LLMFeaturesError, PromptError, RenderError, did_you_mean
@@ -51,7 +53,7 @@ from llmfeatures.prompts.sandbox import OPERATORS, ValueFormatter, allowed_attri
 from llmfeatures.prompts.spans import SpannedMessage, split
 from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column
 
-__all__ = ["Compiled", "Message", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
+__all__ = ["Compiled", "Message", "Names", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
 
 
 # -- the environment -------------------------------------------------------------------------------------------------
@@ -76,6 +78,19 @@ class PromptRuntimeContext(Context):
         self.name = name
         self.globals_keys = set()
         self.blocks = {key: [block] for key, block in blocks.items()} if blocks else {}
+
+
+class Names(dict[str, Any]):
+    """As much of Jinja's context as a body needs that only looks up names."""
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> Any:
+        return missing
+
+    @property
+    def resolve_or_missing(self) -> Callable[[str], Any]:
+        return self.__getitem__
 
 
 class PromptTemplate(Template):
@@ -292,9 +307,12 @@ class Compiled:
             messages = [("system", outside)]
         elif written := outside.strip():
             raise RenderError(f"{self.path}: {outside_text(written)}")
-        if any(has_control_token(content) for _, content in messages):
-            return self._from_segments(values)
-        return tuple([Message(role, str(content).strip()) for role, content in messages])
+        made: list[Message] = []
+        for role, content in messages:
+            if has_control_token(content):
+                return self._from_segments(values)
+            made.append(_message((role, str(content).strip())))
+        return tuple(made)
 
     def segments(self, values: Mapping[str, Any]) -> tuple[tuple[str, tuple[Segment, ...]], ...]:
         """Each message as its role and its segments; their joined text is what `render` gives.
@@ -332,6 +350,13 @@ class Compiled:
         return split(own.parse(self.body, self.name, self.path), compiled, uses_messages=self.uses_messages)
 
     @cached_property
+    def _reads_names_only(self) -> bool:
+        """Whether the compiled body uses its context once, to look up names of values; most bodies do."""
+        code = self._template.root_render_func.__code__
+        loads = sum(one.argval == "context" for one in dis.get_instructions(code))
+        return loads == 1 and "context" not in code.co_cellvars and not self._template.blocks and not self._globals
+
+    @cached_property
     def _pieces(self) -> Template:
         return _template(self._environment.for_pieces(), self.body, self.name, self.path)
 
@@ -341,9 +366,12 @@ class Compiled:
         state = Render()
         token = RENDER.set(state)
         try:
-            context = PromptRuntimeContext(
-                cast("PromptEnvironment", environment), {**self._globals, **values}, template.name, template.blocks
-            )
+            if self._reads_names_only:
+                context: Any = values if type(values) is Names else Names(values)
+            else:
+                context = PromptRuntimeContext(
+                    cast("PromptEnvironment", environment), {**self._globals, **values}, template.name, template.blocks
+                )
             return environment.concat(template.root_render_func(context)), state.messages
         except NeedsPieces:
             raise
@@ -351,6 +379,9 @@ class Compiled:
             raise _translated(error, self.path) from error
         finally:
             RENDER.reset(token)
+
+
+_message: Callable[[tuple[str, str]], Message] = partial(tuple.__new__, Message)
 
 
 def _settled(parts: Parts) -> tuple[Segment, ...]:

@@ -17,7 +17,7 @@ from jinja2.runtime import LoopContext, Macro, Undefined
 from markupsafe import Markup
 
 from llmfeatures.errors import InvalidValueError, RenderError
-from llmfeatures.prompts.escape import CONTROL_TOKEN, escape, has_control_token, is_plain
+from llmfeatures.prompts.escape import CONTROL_TOKEN, escape, has_control_token
 from llmfeatures.types import text
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -25,6 +25,7 @@ MAX_LOOPS = 100_000
 MAX_OUTPUT = 10_000_000
 
 _KEEP_LINES = frozenset({"user", "assistant"})
+_WIDE = 2**63
 _SHORT = 1000  # a piece up to this length is not counted when it is printed, only when it is joined
 
 
@@ -53,14 +54,14 @@ class NeedsPieces(Exception):  # noqa: N818
 class Render:
     """What one render shares with all templates that take part in it."""
 
-    __slots__ = ("fences", "loops", "messages", "modules", "printed", "role")
+    # on the class until a render changes them: most never do
+    role: str | None = None
+    fences = 0
+    loops = MAX_LOOPS
+    printed = 0
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, str]] = []
-        self.role: str | None = None
-        self.fences = 0
-        self.loops = MAX_LOOPS
-        self.printed = 0
         self.modules: dict[str | None, Any] = {}
 
     @property
@@ -163,8 +164,12 @@ def bound(length: int) -> None:
 
 def print_value(value: Any, what: str = "") -> str:
     """What a template prints for a value: escaped, unless it is finished. ``what`` is the expression it is from."""
-    if type(value) is str and len(value) <= _SHORT and is_plain(value):
-        return value
+    if type(value) is str:
+        # `is_plain`, without a call
+        if len(value) <= _SHORT and value.isascii() and value.isprintable() and "<" not in value and "[" not in value:
+            return value
+    elif type(value) is int and -_WIDE < value < _WIDE:
+        return int.__repr__(value)
     if value is None:
         raise RenderError(
             f"{what or 'an expression'} is None, and None is never printed: guard it with "
@@ -175,7 +180,7 @@ def print_value(value: Any, what: str = "") -> str:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()  # pyright: ignore[reportPrivateUsage]
     if hasattr(cast("object", type(value)), "__html__"):
-        return _print_text(Text(value.__html__()))
+        return _print_text(Text(cast("Any", value).__html__()))
     try:
         return _print_text(text(value))
     except InvalidValueError as error:
@@ -392,7 +397,7 @@ def stripped(parts: Parts) -> Parts:
 def concat(pieces: Iterable[str]) -> str:
     """One string of what a template yields."""
     pieces = list(pieces)
-    bound(sum(map(len, pieces)))
+    bound(len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
     return "".join(pieces)
 
 
@@ -421,6 +426,7 @@ class TEXT:
         "Macro": FinishedMacro,
         "Markup": finished,
         "counted": counted,
+        "joined": "".join,
         "literal": literal,
         "markup_join": join_values,
         "print_value": print_value,
@@ -437,6 +443,7 @@ class PIECES:
     """The names that a compiled template uses, for rendering segments."""
 
     names: ClassVar[dict[str, Callable[..., Any]]] = TEXT.names | {
+        "joined": concat_pieces,
         "markup_join": join_value_pieces,
         "print_value": print_piece,
         "end_data": end_data_pieces,
