@@ -75,13 +75,12 @@ def _microseconds_dropped() -> Undo:
 
 
 def _null_taken_for_missing() -> Undo:
-    from_answer = plan._from_answer
+    found = plan._found
 
-    def confused(*args: Any) -> FeatureValue:
-        found = from_answer(*args)
-        return FeatureValue(None, "missing", None) if found.status == "null" else found
+    def confused(*args: Any) -> list[FeatureValue]:
+        return [FeatureValue(None, "missing", None) if one.status == "null" else one for one in found(*args)]
 
-    return _patch(plan, "_from_answer", confused)
+    return _patch(plan, "_found", confused)
 
 
 def _last_write_wins() -> Undo:
