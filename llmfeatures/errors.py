@@ -10,9 +10,14 @@ LLMFeaturesError
 │   ├── FeatureNotPresentError  a feature without a value, and a policy that says "error"
 │   └── OnDemandError           an on-demand feature's function failed, or returned a wrong value
 ├── RequestError                the caller's keys, inputs or options
+│   └── PushedRowsError         rows that cannot be pushed; none of them was
 ├── InvalidValueError           a value outside its dtype
 ├── SourceError                 a Parquet file or query that is not what the registry says
+│   └── ExpectationError        rows that are not what a view's `expect` says; none of them was written
 ├── SpineError                  a spine without the columns that a join needs
+├── PushLogError                pushed rows could not be kept, or not be read
+├── AccessError                 an API key that is absent, wrong, or may not do this
+├── ServiceError                the HTTP service could not be reached, or answered what cannot be used
 └── StoreError                  the online store
     ├── StoreUnavailableError   it could not be reached, or did not answer in time
     ├── StoreReadOnlyError      this project, or this store, may not be written
@@ -64,10 +69,14 @@ class RenderError(LLMFeaturesError):
 
 
 class FeatureNotPresentError(RenderError):
-    """A feature has no value, and the prompt's policy for it is an error."""
+    """A feature has no value, and the prompt's policy for it is an error.
+
+    ``problem`` is what was wrong with the online store, where the feature is ``unavailable``; else None.
+    """
 
     def __init__(self, message: str, *, feature: str, status: str) -> None:
         self.feature, self.status = feature, status
+        self.problem: str | None = None
         super().__init__(message)
 
 
@@ -83,6 +92,16 @@ class RequestError(LLMFeaturesError):
     """The caller's keys, inputs or options are wrong."""
 
 
+class PushedRowsError(RequestError):
+    """Rows that cannot be pushed; none of them was. ``problems`` are triples: the number of a row (from 0), the column,
+    and what is wrong with it, which never shows the value. ``total`` counts them all, also those beyond the limit up to
+    which they are listed."""
+
+    def __init__(self, message: str, *, problems: Iterable[tuple[int, str, str]] = (), total: int = 0) -> None:
+        self.problems, self.total = tuple(problems), total
+        super().__init__(message)
+
+
 class InvalidValueError(LLMFeaturesError):
     """A value does not fit its dtype. The message never shows the value."""
 
@@ -91,8 +110,24 @@ class SourceError(LLMFeaturesError):
     """A source is not what the registry says it is."""
 
 
+class ExpectationError(SourceError):
+    """A view's rows are not what its ``expect`` says. None of them was written: the old values stay."""
+
+
 class SpineError(LLMFeaturesError):
     """A spine lacks what the join needs, or cannot be read."""
+
+
+class PushLogError(LLMFeaturesError):
+    """Pushed rows could not be kept, or not be read. A push that ends in this error was not acknowledged."""
+
+
+class AccessError(LLMFeaturesError):
+    """An API key is absent, wrong, or may not do this."""
+
+
+class ServiceError(LLMFeaturesError):
+    """The HTTP service could not be reached, or answered what this version cannot use."""
 
 
 class StoreError(LLMFeaturesError):

@@ -26,8 +26,9 @@ def named_files(path: str, root: Path = Path()) -> list[Path]:
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path, None, None]:
-    """A path to write to; it replaces ``path`` when the block ends well, and is removed when it does not.
+def replacing(path: Path, *, mode: int = 0o666 & ~_UMASK) -> Generator[Path, None, None]:
+    """A path to write to; it replaces ``path`` when the block ends well, and is removed when it does not. ``mode`` are
+    its permissions then.
 
     Raises:
         RequestError: the folder is not there, or may not be written.
@@ -41,7 +42,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_UMASK)
+        part.chmod(mode)
         sync(part)
         part.replace(path)
         sync(path.parent)

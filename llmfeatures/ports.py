@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from llmfeatures.schema import FeatureView, Source
+from llmfeatures.schema import FeatureView, PushSource, Source
 from llmfeatures.types import DType
 
 if TYPE_CHECKING:
@@ -48,6 +48,20 @@ class RowWrite(NamedTuple):
     event: str
     created: str
     values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowColumns:
+    """Rows of one view, as `RowWrite`s column by column: Arrow columns of bytes (large_binary), all of one length,
+    without nulls. ``moments`` holds ``EVENT|CREATED``, the two stamps of each row."""
+
+    view: ViewFields
+    keys: Any
+    moments: Any
+    values: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +111,33 @@ class Begun:
     meta: Meta
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewUsage:
+    """How much of a view is online: entity keys with a row of it, and the bytes that it takes. None: not known."""
+
+    keys: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an online store holds of some views, by name, and how full it is.
+
+    ``exact`` is False when the keys were too many to count each: then ``keys`` and ``bytes`` are estimates. The rest
+    concerns the whole server, other namespaces included, and is None where there is no such thing or it is not told:
+    bytes in use, the most it may use, what it removes when it is full, and how many keys it has removed so since
+    it started. ``problems`` says what could not be found out, in a sentence each.
+    """
+
+    views: Mapping[str, ViewUsage]
+    exact: bool
+    memory_used: int | None = None
+    memory_limit: int | None = None
+    eviction_policy: str | None = None
+    evicted_keys: int | None = None
+    problems: tuple[str, ...] = ()
+
+
 class OnlineStore(Protocol):
     """The newest row of each view for each entity key, for one namespace. Thread-safe; usable after ``fork``.
 
@@ -142,6 +183,19 @@ class OnlineStore(Protocol):
         """
         ...
 
+    def write_columns(
+        self,
+        rows: RowColumns,
+        *,
+        replace_before: str | None = None,
+        ttls: Mapping[str, timedelta] | None = None,
+    ) -> Written:
+        """As `write`, for many rows of one view: the same rows leave the same store.
+
+        Of rows with one key, more than one may count as written.
+        """
+        ...
+
     def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
         """Remove the view's rows that were WRITTEN before ``before``, for entity keys of these join keys.
 
@@ -156,6 +210,13 @@ class OnlineStore(Protocol):
         `begin`). ``base`` is None for a full run: the record is replaced. Else it is the watermark that the run built
         on: the watermark only moves up, and stays where it is when it has fallen below ``base``, or the schema hash
         is another (a full run came between).
+        """
+        ...
+
+    def usage(self, views: Mapping[ViewFields, tuple[str, ...]], *, seconds: float = 2.0) -> Usage:
+        """Count the entity keys of views, each given with its entity's join keys, and their bytes.
+
+        Takes about ``seconds`` at most, and never keeps others waiting: of very many keys it gives estimates.
         """
         ...
 
@@ -188,7 +249,7 @@ class Relation:
     when there is no such column.
     """
 
-    source: Source
+    source: Source | PushSource
     keys: Mapping[str, str]
     event: str
     created: str | None
@@ -283,6 +344,9 @@ class JoinStep:
 class OfflineStore(Protocol):
     """History. Implements the point-in-time rule; never applies a ttl; times are UTC, microseconds.
 
+    A view with a `PushSource` has the rows of its batch history and those of the `PushLog` that the store was opened
+    with, in every method: a push that was acknowledged is in the next answer.
+
     A view of aggregations has no rows of its own: at t its row is what the events by then make of each feature at the
     last multiple of the view's cadence, and its event timestamp the last of these at which an event entered or left one
     of the view's windows. `llmfeatures.testing.rule.aggregated` is that rule, for `join` and `latest` alike.
@@ -344,7 +408,6 @@ class OfflineStore(Protocol):
 
         A batch has a column per join key, canonical, and ``first``: the key's first event, timestamp[us, UTC]. Each key
         comes once, in any order; a null join key is nobody. Created timestamps play no part. Bounded memory, streamed.
-        Rows that were only pushed are not seen.
         """
         ...
 
@@ -389,6 +452,7 @@ class VersionedSources(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """One completed materialization of a view. Times are stamps. ``known_up_to``: rows created up to then were read;
+    ``keys`` counts the entity keys that the source held in all by ``until``, None when they were not counted.
     ``readable_from``: from then on the online store showed them."""
 
     view: str
@@ -400,10 +464,22 @@ class RunRecord:
     schema_hash: str
     rows_read: int
     keys_written: int
+    keys: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRecord:
+    """Something that failed for a view. ``at`` is a stamp, ``verb`` is ``materialize`` or ``push``, ``message`` one
+    sentence without values."""
+
+    view: str
+    at: str
+    verb: str
+    message: str
 
 
 class StateStore(Protocol):
-    """The project's state outside both stores: run records today."""
+    """The project's state outside both stores: records of runs and of failures."""
 
     def add_run(self, record: RunRecord) -> None:
         """Keep a record, durably and atomically."""
@@ -411,6 +487,119 @@ class StateStore(Protocol):
 
     def runs(self, view: str | None = None) -> Iterable[RunRecord]:
         """Records, oldest first."""
+        ...
+
+    def add_failure(self, record: FailureRecord) -> None:
+        """Keep a record, durably and atomically. At least the last twenty of each view are kept."""
+        ...
+
+    def failures(self, view: str | None = None) -> Iterable[FailureRecord]:
+        """Records, oldest first."""
+        ...
+
+    def alone(self, what: str) -> AbstractContextManager[bool]:
+        """For the length of a block, be the only one of all processes that does ``what``; False, at once, when another
+        one is at it. A process that dies gives it back."""
+        ...
+
+
+PUSHED_EVENT, PUSHED_CREATED = "_event_timestamp", "_created_timestamp"
+PUSHED_RECEIVED, PUSHED_ID = "_received_timestamp", "_push_id"
+"""Columns of pushed rows beside the join keys and features: no name of a registry begins with an underscore."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """Rows of one push, to be kept all or none.
+
+    ``columns`` has the dtype of each column of the view (join keys, then features), by name. ``rows`` has these, of
+    the dtype's own Arrow type, then `PUSHED_EVENT` and `PUSHED_CREATED` as timestamp[us, UTC]; no time is null.
+    ``received`` is the moment at which the push came. ``fresh``: the push id was made for this push, so nobody else can
+    have used it.
+    """
+
+    push_id: str
+    received: datetime
+    columns: Mapping[str, DType]
+    rows: pa.RecordBatch
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushedRows:
+    """Pushed rows with the same columns: Parquet ``files``, or a ``table`` in memory.
+
+    ``columns`` has the names and dtypes that the view had when they were pushed. There are `PUSHED_EVENT`,
+    `PUSHED_CREATED` and `PUSHED_RECEIVED` (timestamp[us, UTC]) and `PUSHED_ID` (text) besides.
+    """
+
+    columns: Mapping[str, DType]
+    files: tuple[Path, ...] = ()
+    table: pa.Table | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushSize:
+    """What the push log of a view takes: ``rows`` and ``pushes`` in all, ``waiting`` of the rows are not compacted
+    yet; ``bytes`` on disk in ``segments`` and in compacted ``parts``."""
+
+    rows: int
+    pushes: int
+    waiting: int
+    bytes: int
+    segments: int
+    parts: int
+
+
+class PushLog(Protocol):
+    """Pushed rows, for ever: they are canonical data. Thread-safe, safe from many processes at once, usable after
+    ``fork``.
+
+    A push is kept whole or not at all, and is known by its id within its view: of two pushes with one id, the first
+    that was kept counts, whatever the rows of the other. At no moment does a reader miss a row of a push that was
+    acknowledged, or see it twice, whatever is compacted meanwhile.
+
+    Methods raise `PushLogError` when the log cannot be read or written, and `FormatError` when what it holds has
+    another format number.
+    """
+
+    @property
+    def durable(self) -> str | None:
+        """None when an acknowledged push survives the process and the machine; else a sentence that says why it would
+        not, and what to do."""
+        ...
+
+    def append(self, view: str, push: Push) -> bool:
+        """Keep a push. Returns once it is durable: True, or False when its id was known already (then that push, which
+        is durable too, stays as it is). An error means that the push was not acknowledged: it may be sent again with
+        the same id.
+        """
+        ...
+
+    def rows(self, view: str) -> AbstractContextManager[tuple[PushedRows, ...]]:
+        """All rows of a view, those of every acknowledged push among them, each once. Files stay for the length of the
+        block. Rows that are pushed meanwhile may be there, each push whole or not at all."""
+        ...
+
+    def find(self, view: str, push_id: str) -> Push | None:
+        """The push of this id; None when there is none."""
+        ...
+
+    def version(self, view: str) -> str:
+        """A text that changes with every push of the view, and with nothing else."""
+        ...
+
+    def size(self, view: str) -> PushSize:
+        """What the log of a view takes."""
+        ...
+
+    def compact(self, view: str) -> None:
+        """Tidy up what can be: segments whose writers are done become Parquet, small files become one. Returns at once
+        when somebody else is at it."""
+        ...
+
+    def close(self) -> None:
+        """Give back what this log opened. It can be used again."""
         ...
 
 

@@ -165,7 +165,7 @@ class SqlSource(Definition):
 class PushSource(Definition):
     """Rows that an application pushes, and optionally the batch history that they continue.
 
-    Pushing itself is not available yet: today a view of this source has its batch history alone.
+    A view of aggregations takes no pushes yet: with this source it has its batch history alone.
 
     Args:
         batch: the history so far: a path, a source, or None.
@@ -364,6 +364,52 @@ def _feature(one: Mapping[str, Any]) -> Feature:
     return Aggregation(**one) if "function" in one else Feature(**one)
 
 
+class Expect(Definition):
+    """What must hold of a view's rows before a materialize writes any of them. What is left out is not checked.
+
+    Args:
+        min_rows: the least number of entity keys that have a row in the source by the run's ``until``.
+        max_nulls: the largest share (0 to 1) of nulls among the rows that the run would write: one for every feature,
+            or a mapping of features to shares. NaN and infinity count as null.
+        max_drop: the largest share (0 to 1) of the entity keys of the last complete run that may be gone.
+
+    Raises:
+        DefinitionError: nothing is expected, or a number is out of range.
+    """
+
+    min_rows: int | None = None
+    max_nulls: float | Mapping[str, float] | None = None
+    max_drop: float | None = None
+
+    def __init__(
+        self,
+        *,
+        min_rows: int | None = None,
+        max_nulls: float | Mapping[str, float] | None = None,
+        max_drop: float | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(min_rows=min_rows, max_nulls=max_nulls, max_drop=max_drop, **unknown)
+        if min_rows is None and max_nulls is None and max_drop is None:
+            raise DefinitionError("Expect expects nothing; give min_rows, max_nulls or max_drop")
+        if isinstance(min_rows, bool) or (self.min_rows is not None and self.min_rows < 0):
+            raise DefinitionError("Expect: min_rows is a whole number of at least 0")
+        nulls = self.max_nulls
+        shares = nulls if isinstance(nulls, Mapping) else {"": nulls}
+        named = {f"max_nulls of {name}" if name else "max_nulls": share for name, share in shares.items()}
+        for name, share in {**named, "max_drop": self.max_drop}.items():
+            if share is not None and not 0 <= share <= 1:
+                raise DefinitionError(f"Expect: {name} is a share from 0 to 1, like 0.05 for one in twenty")
+
+    def most_nulls(self, feature: str) -> float | None:
+        """The largest share of nulls of a feature, None for any."""
+        return self.max_nulls.get(feature) if isinstance(self.max_nulls, Mapping) else self.max_nulls
+
+
+def _expect(value: Any) -> Any:
+    return Expect(**cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
+
+
 class FeatureView(Definition):
     """Features of one entity that come from one source, row by row.
 
@@ -376,6 +422,7 @@ class FeatureView(Definition):
         cadence: how often it should be refreshed. It drives schedules, never a value; but aggregations need one, and
             change at its multiples only.
         lateness: how long after its timestamps a row may land in the source and still be found by an incremental run.
+        expect: an `Expect`, or its options as a mapping: what must hold before a materialize writes.
     """
 
     name: str
@@ -385,7 +432,7 @@ class FeatureView(Definition):
     ttl: Duration = None
     cadence: Duration = None
     lateness: Duration = None
-    expect: Mapping[str, Any] = {}
+    expect: Annotated[Expect | None, BeforeValidator(_expect)] = None
     description: str = ""
     owner: str = ""
     tags: Mapping[str, str] = {}
@@ -400,7 +447,7 @@ class FeatureView(Definition):
         ttl: timedelta | str | None = None,
         cadence: timedelta | str | None = None,
         lateness: timedelta | str | None = None,
-        expect: Mapping[str, Any] | None = None,
+        expect: Expect | Mapping[str, Any] | None = None,
         description: str = "",
         owner: str = "",
         tags: Mapping[str, str] | None = None,
@@ -424,7 +471,7 @@ class FeatureView(Definition):
             ttl=ttl,
             cadence=cadence,
             lateness=lateness,
-            expect=expect or {},
+            expect=expect or None,
             description=description,
             owner=owner,
             tags=tags or {},
@@ -453,6 +500,10 @@ class FeatureView(Definition):
                 raise DefinitionError(f"view {self.name!r}: a {option} is longer than zero; {least}")
         if self.lateness is not None and self.lateness < timedelta(0):
             raise DefinitionError(f"view {self.name!r}: lateness is not negative")
+        limits = self.expect.max_nulls if self.expect is not None else None
+        for name in limits if isinstance(limits, Mapping) else ():
+            if name not in seen:
+                raise DefinitionError(f"view {self.name!r}: expect: unknown feature {name!r}{did_you_mean(name, seen)}")
         self._check_aggregates()
 
     def _check_aggregates(self) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -28,7 +27,8 @@ from llmfeatures.clock import microseconds
 from llmfeatures.codec import row_text
 from llmfeatures.columns import canonical, python_values, sql_type
 from llmfeatures.offline import sql
-from llmfeatures.offline.sources import Described, describe, read_of, run, translated, untyped
+from llmfeatures.offline.pushed import Reading
+from llmfeatures.offline.sources import Described, read_of, run, translated, untyped
 from llmfeatures.offline.strategy import size
 from llmfeatures.ports import ClockName, LatestCount, Lookup, Since
 from llmfeatures.schema import Aggregation, FeatureView
@@ -48,7 +48,12 @@ _BYTES = 64
 
 
 def aggregated_winners(
-    con: duckdb.DuckDBPyConnection, root: Path, number: int, keyset: Sequence[str], lookup: Lookup, clock: ClockName
+    reading: Reading,
+    number: int,
+    keyset: Sequence[str],
+    lookup: Lookup,
+    clock: ClockName,
+    described: Sequence[Described],
 ) -> None:
     """Make the table ``winners_N``: ``_row, e, hidden, v0…`` of the asks of a set of key columns.
 
@@ -57,9 +62,8 @@ def aggregated_winners(
     Raises:
         SourceError: the view's source is not what the registry says.
     """
-    view, names = lookup.view, lookup.features
+    con, view, names = reading.con, lookup.view, lookup.features
     table = f"winners_{number}"
-    described = describe(con, root, view)
     if not described:
         none = [f"v{place} {sql_type(view.feature(name).dtype)}" for place, name in enumerate(names)]
         run(con, f"CREATE TEMP TABLE {table} ({sql.commas(['_row BIGINT', 'e BIGINT', 'hidden BOOLEAN'], none)})")
@@ -68,7 +72,7 @@ def aggregated_winners(
     keys, asks = "_".join(["keys", *keyset]), "_".join(["asks", *keyset])
     on = sql.equal([f"k.{one}" for one in keyset], sql.names("k", len(keyset), "r"))
     events = _Events(view, described, wanted, ("u",))
-    with translated(view, root):
+    with translated(view, reading.root):
         run(con, events.table(f"JOIN {keys} k ON {on} WHERE r.e <= k.t", ["k.u"], clock))
         _order_ties(con, events)
         run(con, _points(f"SELECT DISTINCT u, {_floor('t', view)} AS g FROM {asks}", _at_once(con)))

@@ -24,10 +24,11 @@ from llmfeatures.offline import join as joins
 from llmfeatures.offline import latest as newest
 from llmfeatures.offline import spine as spines
 from llmfeatures.offline.database import Database
-from llmfeatures.offline.sources import Described, describe, examine, label_of, relations, run, translated
+from llmfeatures.offline.pushed import Reading
+from llmfeatures.offline.sources import Described, describe, examine, label_of, problems_of, relations, run, translated
 from llmfeatures.offline.strategy import checked
 from llmfeatures.offline.versions import versions as source_versions
-from llmfeatures.ports import ClockName, Joined, JoinStep, LatestBatch, LatestCount, Lookup, Since
+from llmfeatures.ports import ClockName, Joined, JoinStep, LatestBatch, LatestCount, Lookup, PushLog, Since
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType
 
@@ -45,6 +46,8 @@ class DuckDBStore:
         temp_directory: where a private folder for spilling is made, and removed again; None for the system's.
         strategy: join every view in this way (``aggregate``, ``asof``, ``partitioned``; results are the same); None
             to choose by what is there.
+        pushes: the log with the pushed rows of views that have a `PushSource`; None: nothing was pushed.
+        skew: by how much the clocks of those who push may differ from one another.
 
     Raises:
         ConfigError: there is no such strategy.
@@ -58,19 +61,22 @@ class DuckDBStore:
         threads: int | None = None,
         temp_directory: str | Path | None = None,
         strategy: str | None = None,
+        pushes: PushLog | None = None,
+        skew: timedelta = timedelta(minutes=5),
     ) -> None:
         self.root = Path(root).absolute()
         self._memory_limit, self._threads = memory_limit, threads
         self._temp_directory = None if temp_directory is None else Path(temp_directory)
         self._strategy = checked(strategy)
+        self._pushes, self._skew = pushes, skew
         self._lock = threading.Lock()
         self._database: Database | None = None
         _STORES.add(self)
 
     def check(self, view: FeatureView) -> list[str]:
         """As `OfflineStore.check`."""
-        with self._connection() as con:
-            return [one for relation in relations(view) for one in examine(con, self.root, view, relation)[1]]
+        with self._reading() as reading:
+            return problems_of(reading, view)
 
     def advice(self, view: FeatureView) -> list[str]:
         """As `OfflineStore.advice`."""
@@ -114,7 +120,8 @@ class DuckDBStore:
         """As `OfflineStore.join`. A spine without rows gives one batch without rows."""
         asked = joins.Asked.of(lookups, timestamp)
         with ExitStack() as stack:
-            con = stack.enter_context(self._connection())
+            reading = stack.enter_context(self._reading())
+            con = reading.con
             opened = stack.enter_context(spines.opened(spine, asked.dtypes(dtypes or {})))
             asked.check(opened.schema)
             spool = spines.Spool(opened.schema, self._folder, opened.resident)
@@ -122,8 +129,8 @@ class DuckDBStore:
             count = joins.load(con, opened, asked, spool)
             asks = self._asks(con, asked)
             answers = [
-                joins.answer(con, self.root, number, asks[group.keyset], group, clock)
-                for number, group in enumerate(joins.together(con, self.root, lookups, asked.keysets))
+                joins.answer(reading, number, asks[group.keyset], group, clock)
+                for number, group in enumerate(joins.together(reading, lookups, asked.keysets))
             ]
             yield from joins.joined(con, spool, opened.schema, answers, count)
 
@@ -140,13 +147,14 @@ class DuckDBStore:
         timestamps."""
         del clock  # what it adds is answered in the same way
         asked = joins.Asked.of(lookups, timestamp)
-        with self._connection() as con, spines.opened(spine, asked.dtypes(dtypes or {})) as opened:
+        with self._reading() as reading, spines.opened(spine, asked.dtypes(dtypes or {})) as opened:
+            con = reading.con
             asked.check(opened.schema)
             joins.load(con, opened, asked, None)
             asks = self._asks(con, asked)
             return tuple(
-                joins.explained(con, self.root, asks[group.keyset], group)
-                for group in joins.together(con, self.root, lookups, asked.keysets)
+                joins.explained(reading, asks[group.keyset], group)
+                for group in joins.together(reading, lookups, asked.keysets)
             )
 
     def _asks(self, con: duckdb.DuckDBPyConnection, asked: joins.Asked) -> dict[tuple[str, ...], joins.Asks]:
@@ -154,8 +162,8 @@ class DuckDBStore:
 
     def entity_keys(self, views: Sequence[FeatureView], *, until: datetime) -> Iterator[pa.RecordBatch]:
         """As `OfflineStore.entity_keys`."""
-        with self._connection() as con:
-            yield from entities.entity_keys(con, self.root, views, until)
+        with self._reading() as reading:
+            yield from entities.entity_keys(reading, views, until)
 
     def read_spine(self, spine: object, dtypes: Mapping[str, DType] | None = None) -> pa.RecordBatchReader:
         """As `OfflineStore.read_spine`."""
@@ -167,7 +175,7 @@ class DuckDBStore:
         """As `VersionedSources.versions`."""
         found: list[str] = []
         for view in views:
-            of_view = source_versions(self.root, view)
+            of_view = source_versions(self.root, view, self._pushes)
             if of_view is None:
                 return None
             found += of_view
@@ -175,8 +183,8 @@ class DuckDBStore:
 
     def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
         """As `OfflineStore.count_latest`; the number of keys is exact."""
-        with self._connection() as con, translated(view, self.root):
-            described = describe(con, self.root, view)
+        with self._reading() as reading, translated(view, self.root):
+            con, described = reading.con, describe(reading, view)
             if not described:
                 return LatestCount(eligible=0, refused=0, keys=0)
             if view.aggregates:
@@ -188,9 +196,9 @@ class DuckDBStore:
     ) -> Iterator[LatestBatch]:
         """As `OfflineStore.latest`."""
         with ExitStack() as stack:
-            con = stack.enter_context(self._connection())
+            reading = stack.enter_context(self._reading())
             stack.enter_context(translated(view, self.root))
-            described = describe(con, self.root, view)
+            con, described = reading.con, describe(reading, view)
             if not described:
                 return
             if view.aggregates:
@@ -218,6 +226,12 @@ class DuckDBStore:
             yield con
         finally:
             con.close()
+
+    @contextmanager
+    def _reading(self) -> Generator[Reading]:
+        """What this call reads; pushed rows stay as they are when it looks."""
+        with ExitStack() as held, self._connection() as con:
+            yield Reading(con=con, root=self.root, pushes=self._pushes, skew=self._skew, stack=held)
 
     def _folder(self) -> Path:
         with self._lock:

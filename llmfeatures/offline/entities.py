@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -17,15 +16,14 @@ from llmfeatures import columns
 from llmfeatures.clock import microseconds
 from llmfeatures.errors import SourceError
 from llmfeatures.offline import sql
+from llmfeatures.offline.pushed import Reading
 from llmfeatures.offline.sources import describe, rows, run, translated
 from llmfeatures.schema import FeatureView
 
 _BATCH_ROWS = 50_000
 
 
-def entity_keys(
-    con: duckdb.DuckDBPyConnection, root: Path, views: Sequence[FeatureView], until: datetime
-) -> Iterator[Any]:
+def entity_keys(reading: Reading, views: Sequence[FeatureView], until: datetime) -> Iterator[Any]:
     """The distinct whole keys of the views' entity among rows with event <= until: a column per join key, and
     ``first``.
 
@@ -34,6 +32,7 @@ def entity_keys(
     """
     if not views:
         return
+    con = reading.con
     dtypes = views[0].entity.join_keys
     keys = sql.names("k", len(dtypes))
     kept = sql.commas((f"{one} {sql.key_type(dtype)}" for one, dtype in zip(keys, dtypes.values(), strict=True)))
@@ -41,9 +40,9 @@ def entity_keys(
     for view in views:
         # only keys and times are read: a feature that is not what it should be is no reason to stop
         bare = view.model_copy(update={"features": ()})
-        described = describe(con, root, bare)
+        described = describe(reading, bare)
         if described:
-            with translated(view, root):
+            with translated(view, reading.root):
                 run(
                     con,
                     f"INSERT INTO there SELECT {sql.commas(keys)}, min(e) FROM ({rows(described, [])}) "

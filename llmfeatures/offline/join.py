@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,9 +18,10 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.errors import SourceError
+from llmfeatures.offline import carried, sql, statistics, strategy
 from llmfeatures.offline import spine as spines
-from llmfeatures.offline import sql, statistics, strategy
 from llmfeatures.offline.aggregate import aggregated_winners
+from llmfeatures.offline.pushed import Reading
 from llmfeatures.offline.sources import (
     SHORT,
     Described,
@@ -188,9 +188,7 @@ class Together:
         return [[f"v{number}" for number in range(first, after)] for first, after in pairwise(ends)]
 
 
-def together(
-    con: duckdb.DuckDBPyConnection, root: Path, lookups: Sequence[Lookup], keysets: Sequence[tuple[str, ...]]
-) -> list[Together]:
+def together(reading: Reading, lookups: Sequence[Lookup], keysets: Sequence[tuple[str, ...]]) -> list[Together]:
     """Part the lookups into groups that are answered by one search each. ``keysets`` are those of `Asked`.
 
     A history that is looked up by several sets of columns is read once for each: rows of the one are not those of the
@@ -201,7 +199,7 @@ def together(
     """
     groups: dict[Hashable, list[tuple[int, Lookup, tuple[Described, ...]]]] = {}
     for place, (lookup, keyset) in enumerate(zip(lookups, keysets, strict=True)):
-        described = tuple(describe(con, root, lookup.view))
+        described = tuple(describe(reading, lookup.view))
         alone = lookup.view.aggregates or not described
         read = place if alone else tuple(one.read for one in described)
         groups.setdefault((keyset, read), []).append((place, lookup, described))
@@ -288,24 +286,22 @@ class Asks:
         return (few.strategy, few.passes) == (many.strategy, many.passes)
 
 
-def answer(
-    con: duckdb.DuckDBPyConnection, root: Path, number: int, asks: Asks, asked: Together, clock: ClockName
-) -> Answer:
+def answer(reading: Reading, number: int, asks: Asks, asked: Together, clock: ClockName) -> Answer:
     """Find the winner of each spine row for lookups that are answered together.
 
     Raises:
         SourceError: the views' source is not what the registry says.
     """
-    first = asked.lookups[0]
+    con, first = reading.con, asked.lookups[0]
     if not asked.described[0]:
         return Answer(of=asked, number=number, found=False)
     if asked.aggregated:
-        with translated(first.view, root):
-            aggregated_winners(con, root, number, asked.keyset, first, clock)
+        with translated(first.view, reading.root):
+            aggregated_winners(reading, number, asked.keyset, first, clock, asked.described[0])
         return Answer(of=asked, number=number, marked=True)
     created = clock == "known" and asked.has_created
     search = _Search(con, asked, f"winners_{number}", asks)
-    with translated(first.view, root):
+    with translated(first.view, reading.root):
         if asks.asking.one and asks.forced is None:
             search.newest(created=created)
             return Answer(of=asked, number=number, one=True)
@@ -316,7 +312,7 @@ def answer(
     return Answer(of=asked, number=number, hidden=hidden)
 
 
-def explained(con: duckdb.DuckDBPyConnection, root: Path, asks: Asks, asked: Together) -> JoinStep:
+def explained(reading: Reading, asks: Asks, asked: Together) -> JoinStep:
     """What `answer` will do. Reads keys and event timestamps of the history, to count its rows, unless all that the
     statistics of its files allow leads to one decision: then rows are the most that there can be, and the reason says
     so.
@@ -324,11 +320,11 @@ def explained(con: duckdb.DuckDBPyConnection, root: Path, asks: Asks, asked: Tog
     Raises:
         SourceError: the views' source is not what the registry says.
     """
-    names = tuple(one.view.name for one in asked.lookups)
+    con, names = reading.con, tuple(one.view.name for one in asked.lookups)
     if not asked.described[0]:
-        reason = "rows that are only pushed have no history to join"
+        reason = "nothing was pushed yet, and there is no batch history"
         return _step(names, asks, Decision(strategy="none", passes=0, reason=reason), 0)
-    with translated(asked.lookups[0].view, root):
+    with translated(asked.lookups[0].view, reading.root):
         known = statistics.of(con, asked.described[0], (_named("keys", asks.keyset), asks.keyset[0]), asks.last)
         most = None if known is None else known.rows
         if most is not None and asks.settled(most):
@@ -539,7 +535,7 @@ def _found(answer: Answer, raw: Any) -> Iterator[tuple[int, FoundColumns]]:
         arrays: list[Any] = []
         invalid: dict[int, tuple[str, str]] = {}
         for name, feature in zip(held, features, strict=True):
-            made = columns.canonical(feature.dtype, raw.column(f"v{answer.number}_{name[1:]}"))
+            made = carried.canonical(feature.dtype, raw.column(f"v{answer.number}_{name[1:]}"))
             arrays.append(made.array)
             for row, reason in made.invalid.items():
                 invalid.setdefault(row, (feature.name, reason))

@@ -15,7 +15,7 @@ from pyarrow import compute
 from llmfeatures import columns
 from llmfeatures.clock import microseconds
 from llmfeatures.errors import SourceError
-from llmfeatures.offline import sql
+from llmfeatures.offline import carried, sql
 from llmfeatures.offline.sources import Described, label_of, rows, run
 from llmfeatures.offline.ties import picked_table
 from llmfeatures.ports import LatestBatch, LatestCount, Since
@@ -33,12 +33,12 @@ def count(
     in_time = f"coalesce(e <= {microseconds(until)}, true) AND c <= {microseconds(until)}"
     if since is not None:
         after = microseconds(since.after)
-        in_time += f" AND (coalesce(e > {after}, false) OR c > {after})"
+        in_time += f" AND (coalesce(e > {after}, false) OR c > {after} OR r > {after})"
     counted = run(
         con,
         "SELECT coalesce(sum(n), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (n > 0) FROM ("
         f"SELECT count(*) FILTER ({whole}) AS n, count(*) FILTER (NOT ({whole})) AS r "
-        f"FROM ({rows(described, [])}) WHERE {in_time} GROUP BY {sql.commas(keys)})",
+        f"FROM ({rows(described, [], landed=since is not None)}) WHERE {in_time} GROUP BY {sql.commas(keys)})",
     )
     eligible, refused, distinct = counted[0]
     return LatestCount(eligible=eligible, refused=refused, keys=distinct)
@@ -52,10 +52,12 @@ def newest(con: duckdb.DuckDBPyConnection, described: Sequence[Described], until
     order = "e" if timeless else sql.newest("e", "c")
     in_time = f"e <= {microseconds(until)} AND c <= {microseconds(until)} AND {sql.all_present(keys)}"
     if since is not None:
-        in_time += f" AND (e > {microseconds(since.after)} OR c > {microseconds(since.after)})"
+        after = microseconds(since.after)
+        in_time += f" AND (e > {after} OR c > {after} OR r > {after})"
     run(
         con,
-        f"CREATE TEMP TABLE top AS SELECT {sql.commas(keys)}, max({order}) AS n FROM ({rows(described, [])}) "
+        f"CREATE TEMP TABLE top AS SELECT {sql.commas(keys)}, max({order}) AS n "
+        f"FROM ({rows(described, [], landed=since is not None)}) "
         f"WHERE {in_time} GROUP BY {sql.commas(keys)}",
     )
     wanted = sql.commas(keys, ["e", "c"], sql.names("v", len(features)))
@@ -103,7 +105,7 @@ def latest_batch(view: FeatureView, raw: Any) -> LatestBatch:
     arrays: list[Any] = []
     non_finite = 0
     for number, feature in enumerate(view.features):
-        made = columns.canonical(feature.dtype, raw.column(f"v{number}"))
+        made = carried.canonical(feature.dtype, raw.column(f"v{number}"))
         if made.invalid:
             raise SourceError(
                 f"{label_of(view)}: column {feature.column or feature.name!r} of feature {feature.name!r}: "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,16 +17,19 @@ import pyarrow as pa
 from pyarrow import types as pt
 
 from llmfeatures.columns import problem, sql_type
-from llmfeatures.errors import SourceError, did_you_mean
-from llmfeatures.offline import sql
-from llmfeatures.ports import Relation
-from llmfeatures.schema import Aggregation, Feature, FeatureView, ParquetSource
+from llmfeatures.errors import FormatError, PushLogError, SourceError, did_you_mean
+from llmfeatures.offline import carried, pushed, sql
+from llmfeatures.offline.carried import Slot
+from llmfeatures.offline.pushed import PushedTable, Reading
+from llmfeatures.ports import PUSHED_RECEIVED, Relation
+from llmfeatures.schema import Aggregation, Feature, FeatureView, ParquetSource, PushSource
 from llmfeatures.types import DType
 
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
 _NAMED_FILE = re.compile(r"""["']([^"']+\.\w+)["']""")
 _SPILLED = re.compile(r"""["']([^"']*)[/\\]llmfeatures-\w+[/\\]spilled\b""")
 _SHOWN = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.IOException)
+_MICROSECOND = timedelta(microseconds=1)
 _INTERRUPTED = "query interrupted"
 SHORT = "not enough memory or temporary disk; raise memory_limit under [offline], or free some disk"
 _FAMILIES = (
@@ -60,7 +64,7 @@ def interruptible() -> Generator[None]:
 
 
 def relations(view: FeatureView) -> list[Relation]:
-    """The lists of rows that a view is made of; none for pushed rows without a batch history."""
+    """The batch history of a view, as a list of one; none for pushed rows without one."""
     source = view.batch
     if source is None:
         return []
@@ -111,7 +115,9 @@ def untyped(view: FeatureView) -> dict[str, str]:
 class Described:
     """A relation that was looked at: its table expression and the Arrow type of each of its columns.
 
-    ``files`` is the pattern of its Parquet files, None for a query.
+    ``files`` is the pattern of its Parquet files, None for a query and for pushed rows. ``held`` are the types of its
+    columns as DuckDB writes them. ``landed`` is SQL for the last moment, in microseconds, at which a row may have come
+    into sight, None where only its own timestamps tell.
     """
 
     view: FeatureView
@@ -120,6 +126,8 @@ class Described:
     types: dict[str, Any]
     empty: frozenset[str] = frozenset()
     files: str | None = None
+    held: Mapping[str, str] = field(default_factory=dict[str, str])
+    landed: str | None = None
 
     @property
     def read(self) -> Hashable:
@@ -129,15 +137,16 @@ class Described:
 
     def rows(self, features: Sequence[str]) -> str:
         """A SELECT of the join keys (``k0…``), the timestamps (``e``, ``c``) and the features (``v0…``) as they are."""
-        return self.selected(self.values(features))
+        return self.selected({f"v{number}": one.value for number, one in enumerate(self.slots(features))})
 
-    def values(self, features: Sequence[str]) -> list[str]:
+    def slots(self, features: Sequence[str]) -> list[Slot]:
         """What to select for these features."""
-        return [self._value(self.view.feature(name)) for name in features]
+        return [self._slot(self.view.feature(name)) for name in features]
 
-    def selected(self, values: Sequence[str], until: int | None = None) -> str:
-        """As `rows`, with values that are selected so already. ``until`` leaves out rows of later events, as far as
-        statistics of files can tell: those they cannot tell about may be there."""
+    def selected(self, values: Mapping[str, str], until: int | None = None, *, landed: bool = False) -> str:
+        """As `rows`, with values by name. ``until`` leaves out rows of later events, as far as statistics of files can
+        tell: those they cannot tell about may be there. ``landed``: also the moment ``r`` at which a row may have come
+        into sight, below every time where nothing tells."""
         columns = [
             f"{sql.key(self._column(column), dtype, self.types[column])} AS k{number}"
             for number, (column, dtype) in enumerate(
@@ -150,7 +159,9 @@ class Described:
             sql.NONE_CREATED if created is None else sql.created_micros(self._column(created), self.types[created])
         )
         columns.append(f"{written}::BIGINT AS c")
-        columns += [f"{value} AS v{number}" for number, value in enumerate(values)]
+        if landed:
+            columns.append(f"{self.landed or sql.NONE_CREATED}::BIGINT AS r")
+        columns += [f"{value} AS {name}" for name, value in values.items()]
         selected = f"SELECT {', '.join(columns)} FROM {self.table} AS _source"
         within = None if until is None else sql.until(self._column(event), self.types[event], until)
         return selected if within is None else f"{selected} WHERE {within}"
@@ -158,16 +169,31 @@ class Described:
     def _column(self, name: str) -> str:
         return f"_source.{sql.ident(name)}"
 
-    def _value(self, feature: Feature) -> str:
+    def _slot(self, feature: Feature) -> Slot:
         column = self.relation.values[feature.name]
         if column in self.empty:
-            return f"CAST(NULL AS {'VARCHAR' if feature.dtype.kind == 'json' else sql_type(feature.dtype)})"
-        return self._column(column)
+            return Slot(Slot("", None, feature.dtype).nothing, None, feature.dtype)
+        return Slot(self._column(column), self.held.get(column, ""), feature.dtype)
 
 
-def rows(described: Sequence[Described], features: Sequence[str]) -> str:
-    """All rows of a view's relations."""
-    return " UNION ALL ".join(one.rows(features) for one in described)
+def rows(described: Sequence[Described], features: Sequence[str], *, landed: bool = False) -> str:
+    """All rows of a view's relations; see `Described.selected`."""
+    return _united([(one, one.slots(features)) for one in described], None, landed=landed)
+
+
+def _united(parts: Sequence[tuple[Described, Sequence[Slot]]], until: int | None, *, landed: bool = False) -> str:
+    """All rows of relations, each with what it has of the same features."""
+    if len(parts) == 1:
+        one, slots = parts[0]
+        values = {f"v{number}": slot.value for number, slot in enumerate(slots)}
+        return one.selected(values, until, landed=landed)
+    selected, outer = carried.named([slots for _, slots in parts])
+    united = " UNION ALL BY NAME ".join(
+        one.selected(values, until, landed=landed) for (one, _), values in zip(parts, selected, strict=True)
+    )
+    times = ["e", "c", *(["r"] if landed else [])]
+    keys = sql.names("k", len(parts[0][0].relation.keys))
+    return f"SELECT {sql.commas(keys, times, outer)} FROM ({united})"
 
 
 def shared_rows(
@@ -175,25 +201,53 @@ def shared_rows(
 ) -> str:
     """All rows of several views whose relations are `Described.read` alike, read once: the features of the first view,
     then those of the next, as ``v0…``. ``until`` as in `Described.selected`."""
-    selects: list[str] = []
+    parts: list[tuple[Described, Sequence[Slot]]] = []
     for alike in zip(*described, strict=True):
-        values = [one.values(names) for one, names in zip(alike, features, strict=True)]
-        selects.append(alike[0].selected([value for each in values for value in each], until))
-    return " UNION ALL ".join(selects)
+        slots = [slot for one, names in zip(alike, features, strict=True) for slot in one.slots(names)]
+        parts.append((alike[0], slots))
+    return _united(parts, until)
 
 
-def describe(con: duckdb.DuckDBPyConnection, root: Path, view: FeatureView) -> list[Described]:
-    """Look at a view's relations.
+def describe(reading: Reading, view: FeatureView) -> list[Described]:
+    """Look at a view's relations: its batch history, and its pushed rows.
 
     Raises:
         SourceError: a file or column is missing, or of a wrong type.
+        PushLogError: pushed rows cannot be read.
     """
     found: list[Described] = []
     for relation in relations(view):
-        described, problems = examine(con, root, view, relation)
+        described, problems = examine(reading.con, reading.root, view, relation)
         if problems or described is None:
             raise SourceError(problems[0])
         found.append(described)
+    for one in reading.pushed(view):
+        pushed.check(view, label_of(view), one.rows.columns)
+        found.append(_pushed(view, one, reading))
+    return found
+
+
+def _pushed(view: FeatureView, one: PushedTable, reading: Reading) -> Described:
+    received = f"_source.{sql.ident(PUSHED_RECEIVED)}"
+    return Described(
+        view,
+        pushed.pushed_relation(view),
+        one.table,
+        pushed.arrow_types(one.rows),
+        pushed.absent(view, one.rows.columns),
+        held=pushed.duckdb_types(one.rows),
+        landed=f"(epoch_us({received}) + {reading.skew // _MICROSECOND})",
+    )
+
+
+def problems_of(reading: Reading, view: FeatureView) -> list[str]:
+    """All that is wrong with a view's relations."""
+    found = [one for relation in relations(view) for one in examine(reading.con, reading.root, view, relation)[1]]
+    try:
+        for one in reading.pushed(view):
+            found += [f"{label_of(view)}: {each}" for each in pushed.wrong(view, one.rows.columns)]
+    except (PushLogError, FormatError) as error:
+        found.append(f"view {view.name!r}: {error}")
     return found
 
 
@@ -206,7 +260,9 @@ def examine(
     try:
         table, files, many = _table(con, root, view, relation)
         with translated(view, root):
-            schema = con.sql(f"SELECT * FROM {table} LIMIT 0").to_arrow_table().schema
+            looked = con.sql(f"SELECT * FROM {table} LIMIT 0")
+            held = {name: str(kind) for name, kind in zip(looked.columns, looked.types, strict=True)}
+            schema = looked.to_arrow_table().schema
             mixed = _mixed(con, files) if files is not None and many else {}
     except SourceError as error:
         return None, [str(error)]
@@ -234,19 +290,21 @@ def examine(
                 empty.add(column)
             else:
                 problems.append(f"{label}: column {column!r} of feature {feature.name!r}: {reason}")
-    return Described(view, relation, table, types, frozenset(empty), files), problems
+    return Described(view, relation, table, types, frozenset(empty), files, held), problems
 
 
 def label_of(view: FeatureView) -> str:
     """A view and its source, as a message begins."""
     source = view.batch
-    where = f" ({source.path})" if isinstance(source, ParquetSource) else " (its query)" if source is not None else ""
+    if source is None:
+        return f"view {view.name!r} (its pushed rows)"
+    where = f" ({source.path})" if isinstance(source, ParquetSource) else " (its query)"
     return f"view {view.name!r}{where}"
 
 
 def _wrong(view: FeatureView, relation: Relation, types: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the columns, but for types of features."""
-    renames = relation.source.columns
+    renames: Mapping[str, str] = {} if isinstance(relation.source, PushSource) else relation.source.columns
     for name in renames:
         if name not in types:
             yield f"the rename of {name!r} names a column that is not there{did_you_mean(name, types)}"
@@ -296,6 +354,7 @@ def _table(
 ) -> tuple[str, str | None, bool]:
     """The table expression of a source, the pattern of its files if it has such, and whether they can be several."""
     source = relation.source
+    assert not isinstance(source, PushSource)
     if not isinstance(source, ParquetSource):
         with translated(view, root):
             statements = con.extract_statements(source.query)

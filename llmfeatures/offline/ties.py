@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from llmfeatures import codec, columns
-from llmfeatures.offline import sql
+from llmfeatures.offline import carried, sql
 from llmfeatures.offline.sources import run
 from llmfeatures.schema import Feature
 
@@ -58,7 +58,7 @@ def _ranks(features: Sequence[Feature], batch: Any) -> list[_Rank]:
     encoded: list[list[str]] = []
     reasons: dict[int, list[str]] = {}
     for number, feature in enumerate(features):
-        made = columns.canonical(feature.dtype, batch.column(f"v{number}"))
+        made = carried.canonical(feature.dtype, batch.column(f"v{number}"))
         encoded.append([feature.dtype.encode(one) for one in columns.python_values(feature.dtype, made.array)])
         for row, reason in made.invalid.items():
             reasons.setdefault(row, []).append(f"{feature.name}: {reason}")

@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmfeatures.files import named_files
-from llmfeatures.schema import FeatureView, ParquetSource
+from llmfeatures.ports import PushLog
+from llmfeatures.schema import FeatureView, ParquetSource, PushSource
 
 _FREE = {"generate_series", "range", "unnest"}
 """Table functions that read nothing but their arguments."""
 
 
-def versions(root: Path, view: FeatureView) -> list[str] | None:
-    """The files that a view reads, each with its size and time; None where that does not tell what it reads.
+def versions(root: Path, view: FeatureView, pushes: PushLog | None) -> list[str] | None:
+    """The files that a view reads, each with its size and time, and which pushes it has, wherever they lie; None where
+    that does not tell what it reads.
 
     Of a query, the files are those that it reads by name: as a table, or as the first argument of a function that reads
     files. If one cannot be told, or there is none, the query may read anything.
     """
+    pushed: list[str] = []
+    if pushes is not None and isinstance(view.source, PushSource):
+        pushed = [f"pushes of {view.name}: {pushes.version(view.name)}"]
     source = view.batch
     if source is None:
-        return []
+        return pushed
     named = [source.path] if isinstance(source, ParquetSource) else _named(source.query)
     if not named or any("://" in one for one in named):
         return None
@@ -34,9 +39,10 @@ def versions(root: Path, view: FeatureView) -> list[str] | None:
             if not found:
                 return None
             files |= found
-        return [f"{file} {there.st_size} {there.st_mtime_ns}" for file in sorted(files) for there in (file.stat(),)]
+        named = [f"{file} {there.st_size} {there.st_mtime_ns}" for file in sorted(files) for there in (file.stat(),)]
     except OSError:  # gone meanwhile, or not for us to see
         return None
+    return pushed + named
 
 
 @lru_cache
