@@ -5,31 +5,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from llmfeatures import codec, columns
+from llmfeatures.cells import row_columns
 from llmfeatures.clock import back, stamp
-from llmfeatures.errors import FormatError, SourceError, StoreError
+from llmfeatures.errors import (
+    ExpectationError,
+    FormatError,
+    LLMFeaturesError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+from llmfeatures.expect import counts_keys, counts_nulls, wrong_keys, wrong_nulls
+from llmfeatures.pace import Pace
 from llmfeatures.ports import (
     UNFINISHED,
     Begun,
+    FailureRecord,
     LatestBatch,
+    LatestCount,
     OfflineStore,
     OnlineStore,
-    RowWrite,
     RunRecord,
     Since,
     StateStore,
     ViewFields,
     ViewMeta,
+    Written,
 )
 from llmfeatures.registry import schema_hash
 from llmfeatures.schema import FeatureView
+from llmfeatures.spool import spooled
 
 _ATTEMPTS = 3
+_OF_ALL = (StoreUnavailableError, StoreReadOnlyError)
+"""Errors that every further view would meet too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +71,42 @@ class ViewReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ViewFailure:
+    """A view that could not be materialized, and why. Without ``error`` it was not tried: another view's error concerns
+    it as well."""
+
+    view: str
+    message: str
+    error: LLMFeaturesError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializeReport:
-    """What a run did, view by view."""
+    """What a run did, view by view. ``running_elsewhere``: nothing, since another process is at it."""
 
     views: tuple[ViewReport, ...]
+    failures: tuple[ViewFailure, ...] = ()
+    running_elsewhere: bool = False
 
     @property
     def keys_written(self) -> int:
         """Rows that are new online, all views together."""
         return sum(view.keys_written for view in self.views)
+
+    def check(self) -> None:
+        """Raise the error of the views that failed, if any did. It says what became of the others, too.
+
+        Raises:
+            LLMFeaturesError: of the first failure's class, with the sentences of all.
+        """
+        errors = [one.error for one in self.failures if one.error is not None]
+        if not errors:
+            return
+        written = [one.view for one in self.views]
+        untried = [one.view for one in self.failures if one.error is None]
+        parts = [f"{what}: {', '.join(names)}" for what, names in (("written", written), ("not run", untried)) if names]
+        text = "; ".join(str(error) for error in errors)
+        raise type(errors[0])(f"{text} ({'; '.join(parts)})" if parts else text) from errors[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +115,15 @@ class Span:
 
     until: datetime
     known_up_to: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run goes. ``full`` replaces every row; ``accept`` writes what a view does not expect."""
+
+    full: bool = False
+    accept: bool = False
+    pace: Pace = field(default_factory=Pace)
 
 
 class Progress(Protocol):
@@ -83,6 +135,33 @@ class Progress(Protocol):
 
 
 def _silent(view: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """One run of a view, once it is known what it builds on: ``base`` is a watermark, None for a full run."""
+
+    view: FeatureView
+    begun: Begun
+    hashed: str
+    base: str | None
+    span: Span
+
+    @property
+    def since(self) -> Since | None:
+        return None if self.base is None else Since(after=_after(self.base, self.view.lateness))
+
+    @property
+    def replaced_before(self) -> str | None:
+        # a late event can change an aggregate and leave its timestamp as it was
+        return self.begun.now if self.base is None or self.view.aggregates else None
+
+
+@dataclass(slots=True)
+class _Counts:
+    written: int = 0
+    skipped: int = 0
+    non_finite: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,28 +185,33 @@ class Materializer:
         *,
         until: datetime,
         now: datetime,
-        full: bool = False,
+        options: Options | None = None,
         progress: Progress = _silent,
     ) -> MaterializeReport:
         """Materialize each view with rows whose timestamps are both at or before ``until``.
 
-        The watermark never passes ``now``: rows that arrive later are the next run's, whatever ``until`` was.
+        The watermark never passes ``now``: rows that arrive later are the next run's, whatever ``until`` was. A view
+        that fails does not stop the others; what was written of it before stays, and a rerun heals it. But an online
+        store that cannot be reached or written ends the run.
 
         ``siblings`` are all views of the registry: a key expires only when every view of its entity has a ttl.
-
-        Raises:
-            SourceError: a source is not what the registry says; what was written before stays, a rerun heals it.
-            StoreError: the online store cannot be written.
         """
         known = tuple(siblings)
         span = Span(until=until, known_up_to=min(until, now))
         reports: list[ViewReport] = []
+        failures: list[ViewFailure] = []
         for view in views:
+            if any(isinstance(one.error, _OF_ALL) for one in failures):
+                failures.append(ViewFailure(view=view.name, message="not run", error=None))
+                continue
             try:
-                reports.append(self._view(view, ttls=self._ttls(view, known), span=span, full=full, progress=progress))
-            except SourceError as error:
-                raise _with_others(error, view, views, reports) from error
-        return MaterializeReport(views=tuple(reports))
+                reports.append(self._view(view, self._ttls(view, known), span, options or Options(), progress))
+            except LLMFeaturesError as error:
+                failures.append(ViewFailure(view=view.name, message=str(error), error=error))
+                record = FailureRecord(view=view.name, at=stamp(now), verb="materialize", message=str(error))
+                with suppress(LLMFeaturesError, OSError):  # the error itself says more
+                    self.state.add_failure(record)
+        return MaterializeReport(views=tuple(reports), failures=tuple(failures))
 
     def _ttls(self, view: FeatureView, siblings: Sequence[FeatureView]) -> Mapping[str, timedelta] | None:
         ttls = {one.name: one.ttl for one in siblings if one.entity == view.entity}
@@ -137,14 +221,13 @@ class Materializer:
     def _view(
         self,
         view: FeatureView,
-        *,
         ttls: Mapping[str, timedelta] | None,
         span: Span,
-        full: bool,
+        options: Options,
         progress: Progress,
     ) -> ViewReport:
         for _ in range(_ATTEMPTS):
-            report = self._attempt(view, ttls, span, full, progress)
+            report = self._attempt(view, ttls, span, options, progress)
             if report is not None:
                 return report
         raise StoreError(
@@ -157,79 +240,131 @@ class Materializer:
         view: FeatureView,
         ttls: Mapping[str, timedelta] | None,
         span: Span,
-        full: bool,
+        options: Options,
         progress: Progress,
     ) -> ViewReport | None:
         """One run of a view; None when the store lost its contents under it."""
-        started, began = time.monotonic(), self.online.begin()
-        known = began.meta.views.get(view.name)
-        hashed = schema_hash(view)
-        base = None if full or known is None or known.schema_hash != hashed else known.watermark
-        if base is None and known is not None and known.schema_hash == hashed:
-            unfinished = ViewMeta(schema_hash=hashed + UNFINISHED, watermark=known.watermark)
-            if not self.online.complete(view.name, unfinished, lifetime=began.meta.lifetime, base=None):
-                return None
-        since = None if base is None else Since(after=_after(base, view.lateness))
-        fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
-        count = self.offline.count_latest(view, until=span.until, since=since)
+        started, begun = time.monotonic(), self.online.begin()
+        known, hashed = begun.meta.views.get(view.name), schema_hash(view)
+        filled = known is not None and known.schema_hash == hashed
+        base = known.watermark if filled and known is not None and not options.full else None
+        attempt = _Attempt(view=view, begun=begun, hashed=hashed, base=base, span=span)
+        count = self.offline.count_latest(view, until=span.until, since=attempt.since)
         progress(view.name, 0, count.keys)
-        written = skipped = non_finite = done = 0
-        for batch in self.offline.latest(view, until=span.until, since=since, batch_rows=self.batch_rows):
-            # a late event can change an aggregate and leave its timestamp as it was
-            replaced = began.now if base is None or view.aggregates else None
-            result = self.online.write(_rows(view, fields, batch), replace_before=replaced, ttls=ttls)
-            written += result.written
-            skipped += result.skipped
-            non_finite += batch.non_finite
-            done += len(batch.event)
-            progress(view.name, done, count.keys)
-        removed = 0
-        if base is None:
-            removed = self.online.sweep(fields, tuple(view.entity.join_keys), began.now)
+        keys = self._all_keys(attempt, count, options)
+        with ExitStack() as held:
+            batches = self._expected(attempt, held, options)
+            if base is None and filled and known is not None:
+                unfinished = ViewMeta(schema_hash=hashed + UNFINISHED, watermark=known.watermark)
+                if not self.online.complete(view.name, unfinished, lifetime=begun.meta.lifetime, base=None):
+                    return None
+            counts = self._write(
+                attempt, batches, ttls, options.pace, lambda done: progress(view.name, done, count.keys)
+            )
+        fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
+        removed = self.online.sweep(fields, tuple(view.entity.join_keys), begun.now) if base is None else 0
         meta = ViewMeta(schema_hash=hashed, watermark=stamp(span.known_up_to))
-        if not self.online.complete(view.name, meta, lifetime=began.meta.lifetime, base=base):
+        if not self.online.complete(view.name, meta, lifetime=begun.meta.lifetime, base=base):
             return None
-        self._record(view, began, base is None, span, hashed, count.eligible, written)
+        self._record(attempt, count.eligible, counts.written, keys)
         progress(view.name, count.keys, count.keys)
         return ViewReport(
             view=view.name,
             full=base is None,
             until=span.until,
             rows_read=count.eligible,
-            keys_written=written,
-            skipped=skipped,
+            keys_written=counts.written,
+            skipped=counts.skipped,
             refused=count.refused,
             removed=removed,
-            non_finite=non_finite,
+            non_finite=counts.non_finite,
             seconds=time.monotonic() - started,
         )
 
-    def _record(
-        self, view: FeatureView, began: Begun, full: bool, span: Span, hashed: str, read: int, written: int
-    ) -> None:
+    def _all_keys(self, attempt: _Attempt, count: LatestCount, options: Options) -> int | None:
+        """How many entity keys the source has in all, when that is known or must be.
+
+        Raises:
+            ExpectationError: it is not what the view expects.
+        """
+        view, expect = attempt.view, attempt.view.expect
+        if attempt.base is None:
+            keys = count.keys
+        elif counts_keys(expect):
+            keys = self.offline.count_latest(view, until=attempt.span.until).keys
+        else:
+            return None
+        if expect is not None and counts_keys(expect) and not options.accept:
+            counted = [run.keys for run in self.state.runs(view.name) if run.keys is not None]
+            wrong = wrong_keys(view.name, expect, keys, counted[-1] if counted else None)
+            if wrong is not None:
+                raise ExpectationError(wrong)
+        return keys
+
+    def _expected(self, attempt: _Attempt, held: ExitStack, options: Options) -> Iterator[LatestBatch]:
+        """The batches to write; when the view expects something of them, they were all looked at before.
+
+        Raises:
+            ExpectationError: they are not what the view expects.
+        """
+        view, expect = attempt.view, attempt.view.expect
+        batch_rows = options.pace.portion(self.batch_rows)
+        batches = self.offline.latest(view, until=attempt.span.until, since=attempt.since, batch_rows=batch_rows)
+        if expect is None or not counts_nulls(expect) or options.accept:
+            return batches
+        aside = held.enter_context(spooled(batches))
+        nulls = dict(zip((one.name for one in view.features), aside.nulls, strict=False))  # no batch, no counts
+        wrong = wrong_nulls(view.name, expect, aside.rows, nulls)
+        if wrong is not None:
+            raise ExpectationError(wrong)
+        return aside.batches()
+
+    def _write(
+        self,
+        attempt: _Attempt,
+        batches: Iterable[LatestBatch],
+        ttls: Mapping[str, timedelta] | None,
+        pace: Pace,
+        tell: Callable[[int], None],
+    ) -> _Counts:
+        """Write batches: while the store takes one, the next is made."""
+        counts = _Counts()
+
+        def settle(writing: Future[Written] | None) -> None:
+            if writing is not None:
+                result = writing.result()
+                counts.written += result.written
+                counts.skipped += result.skipped
+                tell(counts.written + counts.skipped)
+
+        writing: Future[Written] | None = None
+        with ThreadPoolExecutor(1, "materialize") as beside:
+            for batch in batches:
+                rows = row_columns(attempt.view, batch)
+                counts.non_finite += batch.non_finite
+                settle(writing)
+                pace.wait(len(batch.event))
+                writing = beside.submit(
+                    self.online.write_columns, rows, replace_before=attempt.replaced_before, ttls=ttls
+                )
+            settle(writing)
+        return counts
+
+    def _record(self, attempt: _Attempt, read: int, written: int, keys: int | None) -> None:
         self.state.add_run(
             RunRecord(
-                view=view.name,
-                full=full,
-                until=stamp(span.until),
-                known_up_to=stamp(span.known_up_to),
-                started=began.now,
+                view=attempt.view.name,
+                full=attempt.base is None,
+                until=stamp(attempt.span.until),
+                known_up_to=stamp(attempt.span.known_up_to),
+                started=attempt.begun.now,
                 readable_from=self.online.begin().now,
-                schema_hash=hashed,
+                schema_hash=attempt.hashed,
                 rows_read=read,
                 keys_written=written,
+                keys=keys,
             )
         )
-
-
-def _with_others(
-    error: SourceError, view: FeatureView, views: Sequence[FeatureView], done: Sequence[ViewReport]
-) -> SourceError:
-    """The error with what became of the run's other views."""
-    written = [one.view for one in done]
-    skipped = [one.name for one in views if one.name not in written and one != view]
-    parts = [f"{what}: {', '.join(names)}" for what, names in (("written", written), ("not run", skipped)) if names]
-    return SourceError(f"{error} ({'; '.join(parts)})" if parts else str(error))
 
 
 def _after(watermark: str, lateness: timedelta | None) -> datetime:
@@ -240,29 +375,3 @@ def _after(watermark: str, lateness: timedelta | None) -> datetime:
             "the online store's meta record holds a watermark that is no time; materialize in full"
         ) from None
     return moment if lateness is None else back(moment, lateness)
-
-
-def _rows(view: FeatureView, fields: ViewFields, batch: LatestBatch) -> list[RowWrite]:
-    """The rows of a batch as the online store takes them."""
-    names = tuple(view.entity.join_keys)
-    keys = zip(
-        *(
-            columns.python_values(dtype, array)
-            for dtype, array in zip(view.entity.join_keys.values(), batch.keys, strict=True)
-        ),
-        strict=True,
-    )
-    encoded = [
-        [feature.dtype.encode(value) for value in columns.python_values(feature.dtype, array)]
-        for feature, array in zip(view.features, batch.columns, strict=True)
-    ]
-    return [
-        RowWrite(codec.entity_key(names, key), fields, event, created, values)
-        for key, event, created, values in zip(
-            keys,
-            columns.stamps(batch.event),
-            columns.stamps(batch.created),
-            zip(*encoded, strict=True),
-            strict=True,
-        )
-    ]

@@ -1,10 +1,15 @@
-"""The project's state in a local folder: run records. Format 1, one JSON file per run."""
+"""The project's state in a local folder: records of runs and of failures. Format 2, one JSON file per record.
+
+Format 1 had no ``keys`` in the record of a run.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -12,29 +17,24 @@ from typing import Any
 
 from llmfeatures.errors import ConfigError, FormatError
 from llmfeatures.files import replacing
-from llmfeatures.ports import RunRecord
+from llmfeatures.ports import FailureRecord, RunRecord
 
-FORMAT = 1
+FORMAT = 2
+FAILURES = 20
+"""Records of failures that are kept of each view."""
 
 
 class FolderState:
     """`StateStore` in a folder, which is made on the first write."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._runs = folder / "runs"
+        self._failures = folder / "failures"
 
     def add_run(self, record: RunRecord) -> None:
         """Keep a record, durably and atomically."""
-        try:
-            self._runs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"run records cannot be kept in {self._runs}: {error.strerror}; correct [project] state, then "
-                "materialize again"
-            ) from None
-        name = f"{record.started.replace(':', '')}-{record.view}-{uuid.uuid4().hex[:8]}.json"
-        with replacing(self._runs / name) as part:
-            part.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n", encoding="utf-8")
+        _keep(self._runs, record.started, record.view, record)
 
     def runs(self, view: str | None = None) -> Iterator[RunRecord]:
         """Records, oldest first.
@@ -43,22 +43,90 @@ class FolderState:
             FormatError: a record was written by another version of the format.
         """
         for path in sorted(self._runs.glob("*.json")):
-            fields = _fields(path)
-            found = fields.pop("format", None)
-            if found != FORMAT:
-                raise FormatError(
-                    f"run record {path.name} has format {found}, this version reads {FORMAT}; upgrade llmfeatures"
-                )
+            fields = _fields(path, RunRecord)
             if view in (None, fields["view"]):
                 yield RunRecord(**fields)
 
+    def add_failure(self, record: FailureRecord) -> None:
+        """Keep a record, durably and atomically; of each view, the last twenty stay."""
+        _keep(self._failures, record.at, record.view, record)
+        mine = [path for path in self._failures.glob("*.json") if _view_of(path) == record.view]
+        for path in sorted(mine)[:-FAILURES]:
+            path.unlink(missing_ok=True)  # another process may have been faster
 
-def _fields(path: Path) -> dict[str, Any]:
+    def failures(self, view: str | None = None) -> Iterator[FailureRecord]:
+        """Records, oldest first.
+
+        Raises:
+            FormatError: a record was written by another version of the format.
+        """
+        for path in sorted(self._failures.glob("*.json")):
+            if view in (None, _view_of(path)) and path.exists():  # else one that was too old by now
+                yield FailureRecord(**_fields(path, FailureRecord))
+
+    @contextmanager
+    def alone(self, what: str) -> Generator[bool]:
+        """For the length of a block, be the only one of all processes that does ``what``; False when another is at it.
+
+        Raises:
+            ConfigError: the folder cannot be written or locked.
+        """
+        path = self._folder / f"{what}.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be made: {error.strerror}; correct [project] state") from None
+        try:
+            yield _locked(handle, path)
+        finally:
+            os.close(handle)
+
+
+def _locked(handle: int, path: Path) -> bool:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        names = {one.name for one in dataclass_fields(RunRecord)} | {"format"}
-        if fields.get("format") != FORMAT or set(fields) == names:
-            return fields
-    except (OSError, ValueError, AttributeError):
-        pass
-    raise FormatError(f"run record {path} cannot be read; remove it") from None
+        import fcntl  # not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        raise ConfigError(f"{path} cannot be locked here; give [project] state a folder on a local disk") from None
+    return True
+
+
+def _keep(folder: Path, at: str, view: str, record: RunRecord | FailureRecord) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"records cannot be kept in {folder}: {error.strerror}; correct [project] state, then materialize again"
+        ) from None
+    name = f"{at.replace(':', '')}-{view}-{uuid.uuid4().hex[:8]}.json"
+    with replacing(folder / name) as part:
+        part.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n", encoding="utf-8")
+
+
+def _view_of(path: Path) -> str:
+    """The view in the name of a record: between the moment, which has two hyphens, and eight digits."""
+    return path.stem.split("-", 3)[3].rpartition("-")[0]
+
+
+def _fields(path: Path, kind: type[RunRecord | FailureRecord]) -> dict[str, Any]:
+    """The fields of a record.
+
+    Raises:
+        FormatError: it has another format, or is no record.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = fields.pop("format", None)
+    except (OSError, ValueError, AttributeError, TypeError):
+        fields, found = dict[str, Any](), FORMAT
+    if found == 1 and kind is RunRecord:
+        fields.setdefault("keys", None)
+    elif found not in (1, FORMAT):
+        raise FormatError(f"record {path.name} has format {found}, this version reads {FORMAT}; upgrade llmfeatures")
+    if set(fields) != {one.name for one in dataclass_fields(kind)}:
+        raise FormatError(f"record {path} cannot be read; remove it")
+    return fields

@@ -211,7 +211,7 @@ def test_every_run_leaves_a_record(tmp_path: Path) -> None:
     ]
     assert all(one.started <= one.readable_from for one in records)
     (path, *_) = sorted((tmp_path / ".llmfeatures" / "runs").glob("*.json"))
-    assert json.loads(path.read_text())["format"] == 1
+    assert json.loads(path.read_text())["format"] == 2
 
 
 def test_a_ttl_expires_redis_keys_by_the_machine_s_clock_only(tmp_path: Path, redis_url: str) -> None:
@@ -300,18 +300,21 @@ def _materialize_and_die(root: str, phase: str, after: int, full: bool) -> None:
 
         setattr(target, method, outer)
 
-    wrap(project.online, "write", "written", late=True)
+    wrap(project.online, "write_columns", "written", late=True)
     wrap(project.online, "complete", "completed", late=True)
-    for name in ("begin", "write", "sweep", "complete"):
+    wrap(project.online, "write_columns", "write")
+    for name in ("begin", "sweep", "complete"):
         wrap(project.online, name, name)
     for name in ("count_latest", "latest"):
         wrap(project.offline, name, name)
     wrap(project.state, "add_run", "add_run")
-    from llmfeatures.materialize import Materializer
+    from llmfeatures.materialize import Materializer, Options
 
-    Materializer(offline=project.offline, online=project.online, state=project.state, expires=False, batch_rows=7).run(
-        project.registry.views, project.registry.views, until=NOW, now=NOW, full=full
+    materializer = Materializer(
+        offline=project.offline, online=project.online, state=project.state, expires=False, batch_rows=7
     )
+    views = project.registry.views
+    materializer.run(views, views, until=NOW, now=NOW, options=Options(full=full)).check()
 
 
 def _contents(project: Project) -> Any:

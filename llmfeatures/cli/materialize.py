@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,21 +22,48 @@ def materialize(
     until: Annotated[
         str | None, typer.Option("--until", metavar="T", help="Take rows up to this moment; the default is now.")
     ] = None,
+    due: Annotated[bool, typer.Option("--due", help="Only views that are due by their cadence; for cron.")] = False,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="N", help="Write at most so many rows per second.")
+    ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write also what a view's expect would refuse; for one run.")
+    ] = False,
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the newest rows of the offline store online."""
+    """Bring the newest rows of the offline store online. A view that fails does not stop the others; exit code 1."""
     from llmfeatures.project import Project
 
     loaded = Project.load(project)
     with terminal.view_progress() as progress:
-        report = loaded.materialize(views or None, full=full, until=until, progress=progress)
-    if as_json:
-        terminal.write_json(
-            {"views": [{**asdict(one), "until": terminal.moment_text(one.until)} for one in report.views]}
+        report = loaded.materialize(
+            views or None, full=full, until=until, due=due, rate=rate, accept=accept, check=False, progress=progress
         )
-    else:
+    if as_json:
+        terminal.write_json(report_json(report))
+    elif report.running_elsewhere:
+        terminal.note("another run of --due is going on in this project; nothing was done")
+    elif due and not report.views and not report.failures:
+        terminal.note("no view is due")
+    elif report.views:
         show_report(report)
+    for failure in report.failures:
+        terminal.error(failure.message if failure.error else f"view {failure.view!r} was not run")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def report_json(report: MaterializeReport) -> dict[str, Any]:
+    """What a run did, for a program."""
+    return {
+        "views": [{**asdict(one), "until": terminal.moment_text(one.until)} for one in report.views],
+        "failures": [
+            {"view": one.view, "error": type(one.error).__name__ if one.error else None, "message": one.message}
+            for one in report.failures
+        ],
+        "running_elsewhere": report.running_elsewhere,
+    }
 
 
 def show_report(report: MaterializeReport) -> None:

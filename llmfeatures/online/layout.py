@@ -19,9 +19,9 @@ from llmfeatures.ports import Read, RowWrite, ViewFields
 # hiredis declares its parameters more narrowly than they are.
 _pack_command: Callable[[tuple[str, ...]], bytes] = cast("Any", hiredis).pack_command
 _LAYOUTS = 4096
-_SCRIPT_KEYS = 128
+SCRIPT_KEYS = 128
 """Entity keys in one script call: the server answers nobody else while a script runs."""
-_SCRIPT_CHARACTERS = 256 * 1024
+SCRIPT_BYTES = 256 * 1024
 
 Keyed = tuple[str, list[RowWrite]]
 """An entity key and its rows, one per view."""
@@ -32,6 +32,17 @@ class Script(NamedTuple):
 
     text: str
     digest: str
+
+
+class Call(NamedTuple):
+    """The arguments of a script call, after the script itself: how many, and packed."""
+
+    words: int
+    packed: bytes
+
+    def of(self, command: str, script: str) -> bytes:
+        """The call as the server reads it."""
+        return b"*%d\r\n%b%b" % (self.words + 2, bulks(command, script), self.packed)
 
 
 class Layout:
@@ -54,10 +65,11 @@ class Layout:
             packed.append(b"%b$%d\r\n%b\r\n%b" % (head, len(name), name, tail))
         return b"".join(packed)
 
-    def call(self, keys: Iterable[str], *arguments: str) -> tuple[str, ...]:
-        """The arguments of a script call on entity keys, after the script itself."""
+    def call(self, keys: Iterable[str], *arguments: str) -> Call:
+        """A script call on entity keys."""
         names = [self.meta_key, *(self.prefix + key for key in keys)]
-        return (str(len(names)), *names, *arguments)
+        words = (str(len(names)), *names, *arguments)
+        return Call(len(words), bulks(*words))
 
     def pattern(self, join_keys: Sequence[str]) -> str:
         """What SCAN matches keys with; it also matches longer entity keys that begin with the same join key."""
@@ -82,6 +94,12 @@ def script() -> Script:
 def pack(*words: str) -> bytes:
     """A command as the server reads it."""
     return _pack_command(words)
+
+
+def bulks(*words: str) -> bytes:
+    """Words of a command, without their number."""
+    packed = _pack_command(words)
+    return packed[packed.index(b"\n") + 1 :]
 
 
 def matched(answers: list[Any], reads: Sequence[Read]) -> list[list[str | None]]:
@@ -119,7 +137,7 @@ def chunks(winners: Mapping[str, Mapping[str, RowWrite]]) -> Iterator[list[Keyed
     for key, views in winners.items():
         rows = list(views.values())
         weight = sum(len(value) for row in rows for value in row.values)
-        if chunk and (len(chunk) >= _SCRIPT_KEYS or size + weight > _SCRIPT_CHARACTERS):
+        if chunk and (len(chunk) >= SCRIPT_KEYS or size + weight > SCRIPT_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append((key, rows))

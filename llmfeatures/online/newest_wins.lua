@@ -162,6 +162,42 @@ local function write()
   return written
 end
 
+-- write_columns REPLACE_BEFORE TTLS VIEWS(1) PREFIX, then for each of KEYS[2..]: EVENT|CREATED VALUE...
+-- The entity key is what follows so many bytes of prefix in the key.
+local function write_columns()
+  local replace_before = take()
+  local ttls, view = take_ttls(), take_views()[1]
+  local prefix = take_number()
+  local written, count, field, args = 0, #view.fields, view.stamp, ARGV
+  local stamp = now()
+  if less(stamp, replace_before) then stamp = replace_before end
+  local ending = '|' .. stamp
+  local cells = { KEY_FIELD, '', field, '' }
+  for i, name in ipairs(view.fields) do cells[2 * i + 3] = name end
+  local size = #view.fields + 2
+  local width = 2 * size
+  for i = 2, #KEYS do
+    local key, moments = KEYS[i], args[position + 1]
+    local better = not call('HGET', key, field)
+    if not better then
+      local values = {}
+      for j = 1, count do values[j] = args[position + 1 + j] end
+      better = wins(key, view, sub(moments, 1, STAMP), sub(moments, STAMP + 2), values, replace_before)
+    end
+    local new
+    if better then
+      cells[2], cells[4] = sub(key, prefix + 1), moments .. ending
+      for j = 1, count do cells[2 * j + 4] = args[position + 1 + j] end
+      new = call('HSET', key, unpack(cells, 1, width)) == size
+      written = written + 1
+    end
+    position = position + 1 + count
+    -- a hash that was just made has no expiry to take away
+    if ttls or not new then expire(key, ttls) end
+  end
+  return written
+end
+
 local function holds_a_row(key)
   for _, field in ipairs(call('HKEYS', key)) do
     if byte(field) == 64 and field ~= KEY_FIELD then return true end
@@ -209,5 +245,5 @@ end
 local found = call('HGET', KEYS[1], '@format')
 if found and found ~= FORMAT then return redis.error_reply('LLMFORMAT ' .. found) end
 
-local changes = { write = write, sweep = sweep, begin = begin, complete = complete }
+local changes = { write = write, write_columns = write_columns, sweep = sweep, begin = begin, complete = complete }
 return changes[ARGV[1]]()

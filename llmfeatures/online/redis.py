@@ -7,6 +7,7 @@ in ``newest_wins.lua`` for writing.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import redis.asyncio
 
 from llmfeatures.errors import ConfigError, FormatError, StoreError, StoreReadOnlyError, StoreUnavailableError
 from llmfeatures.online.layout import (
+    Call,
     Layout,
     chunks,
     matched,
@@ -32,8 +34,9 @@ from llmfeatures.online.layout import (
 )
 from llmfeatures.online.pool import Pool
 from llmfeatures.online.rows import belongs, check_format, meta_of, newest, refuse_format
+from llmfeatures.online.usage import redis_usage
 from llmfeatures.online.wire import AsyncLine, AsyncLines, Line, ReplyError, StaleError, options
-from llmfeatures.ports import Begun, Meta, Read, RowWrite, ViewFields, ViewMeta, Written
+from llmfeatures.ports import Begun, Meta, Read, RowColumns, RowWrite, Usage, ViewFields, ViewMeta, Written
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -105,6 +108,23 @@ class RedisStore:
             written += sum(self._change(batch))
         return Written(written=written, skipped=len(rows) - written)
 
+    def write_columns(
+        self,
+        rows: RowColumns,
+        *,
+        replace_before: str | None = None,
+        ttls: Mapping[str, timedelta] | None = None,
+    ) -> Written:
+        """See `llmfeatures.ports.OnlineStore.write_columns`."""
+        from llmfeatures.online.packed import row_calls
+
+        head = ("write_columns", replace_before or "", *ttl_arguments(ttls), *view_arguments([rows.view]))
+        calls = row_calls(self._layout, rows, head)
+        written = 0
+        while batch := list(islice(calls, _SCRIPT_CALLS)):
+            written += sum(self._change(batch))
+        return Written(written=written, skipped=len(rows) - written)
+
     def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
         """See `llmfeatures.ports.OnlineStore.sweep`."""
         arguments = ("sweep", before, *view_arguments([view]))
@@ -118,6 +138,15 @@ class RedisStore:
         """See `llmfeatures.ports.OnlineStore.complete`."""
         arguments = ("complete", view, meta.schema_hash, meta.watermark, lifetime, base or "")
         return self._change([self._layout.call([], *arguments)])[0] == 1
+
+    def usage(self, views: Mapping[ViewFields, tuple[str, ...]], *, seconds: float = 2.0) -> Usage:
+        """See `llmfeatures.ports.OnlineStore.usage`."""
+
+        def ask(commands: Sequence[tuple[str, ...]]) -> list[Any]:
+            request = b"".join([pack(*command) for command in commands])
+            return self._ask(request, len(commands), max(seconds, self._timeout), _as_they_came, None)
+
+        return redis_usage(ask, self._layout.prefix, views, seconds)
 
     def close(self) -> None:
         """See `llmfeatures.ports.OnlineStore.close`."""
@@ -153,16 +182,16 @@ class RedisStore:
         except Exception as error:
             raise _translated(error, self._where, seconds) from error
 
-    def _change(self, calls: Sequence[tuple[str, ...]]) -> list[Any]:
+    def _change(self, calls: Sequence[Call]) -> list[Any]:
         """Run script calls in one round trip, and again those that found the server without the script."""
         if not calls:
             return []
-        answers = self._send([pack("EVALSHA", self._script.digest, *call) for call in calls])
+        answers = self._send([call.of("EVALSHA", self._script.digest) for call in calls])
         unknown = [
             i for i, answer in enumerate(answers) if isinstance(answer, ReplyError) and answer.code == "NOSCRIPT"
         ]
         if unknown:
-            again = self._send([pack("EVAL", self._script.text, *calls[i]) for i in unknown])
+            again = self._send([calls[i].of("EVAL", self._script.text) for i in unknown])
             for i, answer in zip(unknown, again, strict=True):
                 answers[i] = answer
         for answer in answers:
@@ -275,6 +304,7 @@ class AsyncRedisStore:
         _check_format(await line.ask(self._layout.format_request, 1), self._where)
 
 
+_CODE = re.compile(r"[A-Z]{2,20}")
 _READ_ONLY = frozenset({"READONLY", "NOPERM"})
 _ADVICE = {
     "OOM": "is out of memory: raise its maxmemory",
@@ -329,12 +359,17 @@ def _refused(error: ReplyError, where: str, *, writing: bool) -> StoreError:
             f"the online store {where} may not be written from here ({code}): connect to the primary, as a user that "
             "may write, or set access = 'read'"
         )
-    advice = _ADVICE.get(code, f"answered with an error ({code})")
+    # of a garbled reply, the first word may be a value
+    advice = _ADVICE.get(code, f"answered with an error{f' ({code})' if _CODE.fullmatch(code) else ''}")
     return StoreUnavailableError(f"the online store {where} {advice}")
 
 
 def _meta(answers: list[Any], where: str) -> Meta | None:
     return meta_of(pairs(answers[0]), where)
+
+
+def _as_they_came(answers: list[Any], _: None) -> list[Any]:
+    return answers
 
 
 def _scanned(answers: list[Any], _: None) -> tuple[str, list[str]]:

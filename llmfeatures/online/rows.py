@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from llmfeatures.codec import FORMAT, STAMP_LENGTH, order, view_field
 from llmfeatures.errors import FormatError
-from llmfeatures.ports import Meta, RowWrite, ViewMeta
+from llmfeatures.ports import Meta, RowColumns, RowWrite, ViewMeta
 
 FORMAT_FIELD = "@format"
 LIFETIME_FIELD = "@lifetime"
@@ -56,6 +56,20 @@ def cells_of(row: RowWrite, written: str) -> list[tuple[str, str]]:
     """The fields of a row that was written at a moment, stamp first."""
     stamp = f"{row.event}|{row.created}|{written}"
     return [(view_field(row.view.name), stamp), *zip(row.view.features, row.values, strict=True)]
+
+
+def row_writes(rows: RowColumns) -> list[RowWrite]:
+    """Rows in columns, one by one."""
+    keys, moments = _texts(rows.keys), _texts(rows.moments)
+    values = [_texts(column) for column in rows.values]
+    return [
+        RowWrite(key, rows.view, both[:STAMP_LENGTH], both[STAMP_LENGTH + 1 :], texts)
+        for key, both, texts in zip(keys, moments, zip(*values, strict=True), strict=True)
+    ]
+
+
+def _texts(column: Any) -> list[str]:
+    return [one.decode() for one in column.to_pylist()]
 
 
 def belongs(key: str, join_keys: Sequence[str]) -> bool:

@@ -33,8 +33,10 @@ from llmfeatures.online.rows import (
     meta_of,
     newest,
     prefix_of,
+    row_writes,
 )
-from llmfeatures.ports import Begun, Meta, Read, RowWrite, ViewFields, ViewMeta, Written
+from llmfeatures.online.usage import sqlite_usage
+from llmfeatures.ports import Begun, Meta, Read, RowColumns, RowWrite, Usage, ViewFields, ViewMeta, Written
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -132,6 +134,16 @@ class SqliteStore:
                         written += self._put(connection, self._prefix + key, row, now, replace_before)
         return Written(written=written, skipped=len(rows) - written)
 
+    def write_columns(
+        self,
+        rows: RowColumns,
+        *,
+        replace_before: str | None = None,
+        ttls: Mapping[str, timedelta] | None = None,
+    ) -> Written:
+        """See `llmfeatures.ports.OnlineStore.write_columns`."""
+        return self.write(row_writes(rows), replace_before=replace_before, ttls=ttls)
+
     def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
         """See `llmfeatures.ports.OnlineStore.sweep`."""
         if not self._path.exists():
@@ -166,6 +178,14 @@ class SqliteStore:
             if record is not None:
                 connection.execute(_PUT, (self._meta_key, view, record))
             return True
+
+    def usage(self, views: Mapping[ViewFields, tuple[str, ...]], *, seconds: float = 2.0) -> Usage:
+        """See `llmfeatures.ports.OnlineStore.usage`."""
+        return self._ask(
+            max(seconds, self._timeout),
+            lambda connection, _: sqlite_usage(connection, self._path, self._prefix, views, seconds),
+            None,
+        )
 
     def close(self) -> None:
         """See `llmfeatures.ports.OnlineStore.close`."""
@@ -231,7 +251,7 @@ class SqliteStore:
         """A transaction that no other process writes in; what is raised in it takes everything back."""
         file = self._take(_WRITE_TIMEOUT)
         try:
-            connection = self._opened(file, _WRITE_TIMEOUT) or self._made(file)
+            connection = self._opened(file, _WRITE_TIMEOUT, writing=True) or self._made(file)
             connection.execute("BEGIN IMMEDIATE")
             check_format(_hash(connection, self._meta_key).get(FORMAT_FIELD), str(self._path))
             yield connection
@@ -251,7 +271,7 @@ class SqliteStore:
             raise StoreUnavailableError(f"the online store {self._path} had no free connection within {seconds:g} s")
         return file
 
-    def _opened(self, file: _File, seconds: float) -> sqlite3.Connection | None:
+    def _opened(self, file: _File, seconds: float, *, writing: bool = False) -> sqlite3.Connection | None:
         """The connection of ``file`` to the file that is there now; None when there is no store in it yet."""
         try:
             found = os.stat(self._path)  # noqa: PTH116 - the read path: Path.stat costs as much as the SELECT
@@ -264,7 +284,7 @@ class SqliteStore:
         if file.connection is None or file.identity != (found.st_dev, found.st_ino):
             file.drop()
             file.connection, file.identity = self._connect("rw", seconds), (found.st_dev, found.st_ino)
-            if not self._is_ours(file):
+            if not self._is_ours(file, writing=writing):
                 file.drop()
                 return None
             file.connection.execute("PRAGMA synchronous = NORMAL")
@@ -273,13 +293,13 @@ class SqliteStore:
             file.seconds = seconds
         return file.connection
 
-    def _is_ours(self, file: _File) -> bool:
+    def _is_ours(self, file: _File, *, writing: bool) -> bool:
         """Whether a file is an online store; False for an empty one."""
         assert file.connection is not None
         try:
             application, version, tables = _contents(file.connection)
-        except sqlite3.OperationalError:
-            if not self._is_frozen():
+        except sqlite3.OperationalError as error:
+            if not self._is_frozen(error, writing=writing):
                 raise
             file.connection.close()
             # Good for one read: a writer may come, and SQLite does not look for one then.
@@ -292,9 +312,14 @@ class SqliteStore:
             raise FormatError(f"{self._path} is a database of something else: give the online store another path")
         return False
 
-    def _is_frozen(self) -> bool:
-        """Whether the file lies where nothing can be written, and no other process has it open for writing."""
+    def _is_frozen(self, error: sqlite3.OperationalError, *, writing: bool) -> bool:
+        """Whether nothing can be written beside the file (the folder forbids it, or the disk is full), and no other
+        process has it open for writing."""
         log = self._path.with_name(self._path.name + "-wal")
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+            return not writing and not (
+                log.exists() and log.stat().st_size
+            )  # SQLite leaves an empty one when it runs out of room
         return not os.access(self._path.parent, os.W_OK) and not log.exists()
 
     def _made(self, file: _File) -> sqlite3.Connection:
@@ -308,7 +333,7 @@ class SqliteStore:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-        opened = self._opened(file, _WRITE_TIMEOUT)
+        opened = self._opened(file, _WRITE_TIMEOUT, writing=True)
         if opened is None:
             raise StoreUnavailableError(f"the online store {self._path} was deleted while it was made")
         return opened
@@ -401,7 +426,7 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: "is damaged: delete it and run `llmfeatures materialize`",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: see that it is a file, and who may read it and its folder",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: see whether the disk is healthy",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: see whether its disk is full, or damaged",
 }
 
 

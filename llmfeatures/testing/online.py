@@ -24,7 +24,17 @@ import pytest
 from llmfeatures.clock import microseconds, stamp
 from llmfeatures.codec import FORMAT, entity_key, split_stamp
 from llmfeatures.errors import EntityMismatchError, FormatError
-from llmfeatures.ports import AsyncOnlineStore, OnlineStore, Read, RowWrite, ViewFields, ViewMeta, Written
+from llmfeatures.ports import (
+    AsyncOnlineStore,
+    OnlineStore,
+    Read,
+    RowColumns,
+    RowWrite,
+    ViewFields,
+    ViewMeta,
+    ViewUsage,
+    Written,
+)
 
 T = TypeVar("T")
 
@@ -58,6 +68,22 @@ def activity(
 def segment(user: object, event: float = 0, *, value: str = '"casual"') -> RowWrite:
     """A row of the view ``segment``."""
     return RowWrite(key_of(user), SEGMENT, at(event), "-", (value,))
+
+
+def in_columns(rows: Sequence[RowWrite], view: ViewFields = ACTIVITY) -> RowColumns:
+    """Rows of a view as `OnlineStore.write_columns` takes them."""
+    import pyarrow as pa
+
+    def column(texts: Sequence[str]) -> Any:
+        texts_as_bytes = [text.encode() for text in texts]
+        return pa.array(texts_as_bytes, pa.large_binary())  # pyright: ignore[reportUnknownVariableType]
+
+    return RowColumns(
+        view=view,
+        keys=column([row.key for row in rows]),
+        moments=column([f"{row.event}|{row.created}" for row in rows]),
+        values=tuple(column([row.values[number] for row in rows]) for number in range(len(view.features))),
+    )
 
 
 ORDER = (
@@ -237,6 +263,79 @@ class OnlineStoreTests:
         assert store.write(rows) == Written(written=3000, skipped=0)
         assert store.write(rows) == Written(written=0, skipped=3000)
 
+    # Writing: columns
+
+    @pytest.mark.parametrize(("stored", "new", "wins"), [one[1:] for one in ORDER], ids=[one[0] for one in ORDER])
+    def test_newest_wins_in_columns(self, store: OnlineStore, stored: RowWrite, new: RowWrite, wins: bool) -> None:
+        assert store.write_columns(in_columns([stored])) == Written(written=1, skipped=0)
+        assert store.write_columns(in_columns([new])) == Written(written=int(wins), skipped=int(not wins))
+        assert self._held(store, stored.key) == _cells(new if wins else stored)
+        assert self.raw_get(store, stored.key)["@key"] == stored.key
+
+    def test_columns_of_nothing(self, store: OnlineStore) -> None:
+        assert store.write_columns(in_columns([])) == Written(written=0, skipped=0)
+
+    def test_columns_leave_what_rows_leave(self, store: OnlineStore) -> None:
+        texts = ['""', "null", '"é\U0001f600"', '"\\r\\n\\u0000"', '"' + "x" * 100_000 + '"', '"$3\r\n*1"']
+        users = ["8a2f", "a b", "a:b", "*", "é", "", "@key", *map(str, range(700))]
+        rows = [
+            activity(user, turn, created=turn if turn % 3 else None, count=turn, genre=texts[turn % 50 % 6])
+            for turn, user in enumerate(users)
+        ]
+        store.write([segment(user) for user in users[::2]])
+        assert store.write_columns(in_columns(rows)) == Written(written=len(rows), skipped=0)
+        held = [self._held(store, row.key) for row in rows]
+        expected = [
+            _cells(row) | (_cells(segment(user)) if turn % 2 == 0 else {})
+            for turn, (user, row) in enumerate(zip(users, rows, strict=True))
+        ]
+        assert held == expected
+        assert store.write(rows) == Written(written=0, skipped=len(rows))
+        assert store.write_columns(in_columns(rows)) == Written(written=0, skipped=len(rows))
+
+    def test_part_of_columns(self, store: OnlineStore) -> None:
+        """Arrow cuts a column without copying it: what is before and behind is no row."""
+        from dataclasses import replace
+
+        whole = in_columns([activity(user, count=user) for user in range(9)])
+        part = replace(
+            whole,
+            keys=whole.keys.slice(3, 4),
+            moments=whole.moments.slice(3, 4),
+            values=tuple(column.slice(3, 4) for column in whole.values),
+        )
+        assert store.write_columns(part) == Written(written=4, skipped=0)
+        found = store.read([Read(key_of(user), ("watch_count",)) for user in range(9)])
+        assert found == [[str(user)] if 3 <= user < 7 else [None] for user in range(9)]
+
+    def test_newest_wins_among_columns_of_one_key(self, store: OnlineStore) -> None:
+        rows = [activity(1, event, count=event) for event in (1, 3, 2)]
+        store.write_columns(in_columns(rows))
+        assert self._held(store, key_of(1)) == _cells(rows[1])
+        began = store.begin().now
+        store.write_columns(in_columns([activity(1, event, count=event) for event in (0, 2, 1)]), replace_before=began)
+        assert self._held(store, key_of(1)) == _cells(activity(1, 2, count=2))
+
+    def test_replace_before_in_columns(self, store: OnlineStore) -> None:
+        store.write([activity(1, 9, count=9), activity(2, 1)])
+        began = store.begin().now
+        store.write([activity(3, 9)])
+        rows = [activity(1, 1), activity(2, 1), activity(3, 1)]
+        assert store.write_columns(in_columns(rows), replace_before=began) == Written(written=2, skipped=1)
+        assert self._held(store, key_of(1)) == _cells(activity(1, 1))
+        assert self._held(store, key_of(3)) == _cells(activity(3, 9))
+        assert self._written(store, key_of(2), "activity") >= began
+        store.write_columns(in_columns([activity(1)]), replace_before=NEVER)
+        assert self._written(store, key_of(1), "activity") == NEVER
+
+    def test_columns_of_another_format_are_refused(self, store: OnlineStore) -> None:
+        store.begin()
+        self.raw_set(store, "@meta", "@format", str(FORMAT + 1))
+        store.close()
+        with pytest.raises(FormatError):
+            store.write_columns(in_columns([activity(1)]))
+        assert self.raw_get(store, key_of(1)) == {}
+
     # Writing: a full run
 
     def test_replace_before_beats_what_was_written_before(self, store: OnlineStore) -> None:
@@ -312,6 +411,33 @@ class OnlineStoreTests:
         assert store.sweep(ACTIVITY, USER, began) == 2000
         found = store.read([Read(key_of(user), ("@key",)) for user in range(2500)])
         assert [row[0] is not None for row in found] == [user % 5 == 0 for user in range(2500)]
+
+    # What is there
+
+    def test_usage_counts_each_view(self, store: OnlineStore) -> None:
+        views = {ACTIVITY: USER, SEGMENT: USER, ViewFields(name="other", features=("x",)): ("user_id", "other")}
+        assert {name: one.keys for name, one in store.usage(views).views.items()} == dict.fromkeys(
+            ("activity", "segment", "other"), 0
+        )
+        store.begin()
+        store.write([activity(user) for user in range(1200)])
+        store.write([segment(user) for user in ("a:b", "*", 1, 2)])
+        other = entity_key(("user_id", "other"), ["1", "2"])
+        store.write([RowWrite(other, ViewFields(name="other", features=("x",)), at(0), "-", ('"long" ',))])
+        usage = store.usage(views)
+        assert {name: one.keys for name, one in usage.views.items()} == {"activity": 1200, "segment": 4, "other": 1}
+        assert usage.exact
+        assert usage.problems == ()
+        sizes = {name: one.bytes or 0 for name, one in usage.views.items()}
+        texts = sum(len(text) for field, text in _cells(activity(1)).items() for text in (field, text))
+        assert sizes["activity"] > 1200 * texts > sizes["segment"] > sizes["other"] > 0
+        store.sweep(ACTIVITY, USER, NEVER)
+        assert store.usage(views).views["activity"] == ViewUsage(keys=0, bytes=0)
+
+    def test_usage_gives_up_in_time(self, store: OnlineStore) -> None:
+        store.write([activity(user) for user in range(3000)])
+        usage = store.usage({ACTIVITY: USER}, seconds=0)
+        assert usage.exact or 0 < (usage.views["activity"].keys or 0) < 6000
 
     # The meta record
 
@@ -415,6 +541,18 @@ class OnlineStoreTests:
         assert self.raw_expiry(store, key_of(1)) == _epoch(far) + 7 * 86400
         store.write([segment(1, far)])
         assert self.raw_expiry(store, key_of(1)) is None
+
+    def test_columns_set_the_expiry_and_take_it_away(self, store: OnlineStore) -> None:
+        if not self.expires:
+            return
+        far = (datetime.now(UTC) + timedelta(days=400) - START).total_seconds() // 1
+        ttls = {"activity": timedelta(days=2)}
+        store.write_columns(in_columns([activity(1, far), activity(2, far)]), ttls=ttls)
+        assert self.raw_expiry(store, key_of(1)) == _epoch(far) + 3 * 86400
+        store.write_columns(in_columns([activity(1, far)]), ttls={"activity": timedelta(0)})
+        assert self.raw_expiry(store, key_of(1)) == _epoch(far) + 86400
+        store.write_columns(in_columns([activity(1, far + 1), activity(2, far), activity(3, far)]))
+        assert [self.raw_expiry(store, key_of(user)) for user in (1, 2, 3)] == [None] * 3
 
     def test_a_skipped_row_too_sets_the_expiry(self, store: OnlineStore) -> None:
         if self.expires:

@@ -14,7 +14,7 @@ from llmfeatures.codec import order, split_stamp
 from llmfeatures.online.redis import RedisStore
 from llmfeatures.online.sqlite import SqliteStore
 from llmfeatures.ports import OnlineStore, Read, RowWrite
-from llmfeatures.testing.online import ACTIVITY, SEGMENT, USER, activity, key_of, segment
+from llmfeatures.testing.online import ACTIVITY, SEGMENT, USER, activity, in_columns, key_of, segment
 from tests.servers import Server
 
 USERS = range(3)
@@ -35,7 +35,7 @@ WRITES = st.tuples(st.just("write"), st.lists(ROWS, max_size=6), st.none() | st.
 STEPS = st.lists(
     st.one_of(
         WRITES,
-        WRITES,
+        st.tuples(st.just("columns"), st.lists(ROWS, max_size=6), st.none() | st.integers(0, 5)),
         st.tuples(st.just("begin"), st.none(), st.none()),
         st.tuples(st.just("sweep"), st.sampled_from(VIEWS), st.integers(0, 5)),
     ),
@@ -108,6 +108,13 @@ def test_a_store_is_its_model(stores: list[OnlineStore], steps: list[tuple[str, 
             done = store.write(subject, replace_before=stamp)
             model.write(number, subject, step)
             assert done.written + done.skipped == len(subject)
+        elif what == "columns":
+            assert isinstance(subject, list)
+            for view in VIEWS:
+                rows = [row for row in subject if row.view == view]
+                done = store.write_columns(in_columns(rows, view), replace_before=stamp)
+                assert done.written + done.skipped == len(rows)
+            model.write(number, subject, step)
         else:
             assert stamp is not None
             assert step is not None
