@@ -1,15 +1,25 @@
-"""A TCP proxy in front of a Redis server that delays, duplicates, injects, withholds or dribbles replies on purpose."""
+"""A TCP proxy in front of a Redis server that delays, duplicates, injects, withholds, dribbles, cuts or garbles replies
+on purpose, refuses connections, and can be pointed at another server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Literal
 
 Change = Callable[[bytes], list[bytes]]
 """What becomes of one reply: the replies that are sent instead."""
+
+Fault = Literal["cut", "reset", "half", "swallow", "garble", "twice"]
+"""What befalls a packet of replies: the connection ends after a part of it, or is reset; a part comes and then nothing,
+or nothing at all; a byte is another; it comes twice."""
+FAULTS: tuple[Fault, ...] = ("cut", "reset", "half", "swallow", "garble", "twice")
 
 
 def unchanged(reply: bytes) -> list[bytes]:
@@ -28,6 +38,29 @@ class Proxy:
         self.dribble = 0.0
         """Seconds between two bytes of a reply; 0 for none."""
         self.accepted = 0
+        self.refusing = False
+        """Whether new connections are closed at once."""
+        self.fault: Callable[[], Fault | None] = lambda: None
+        """What befalls the next packet of replies."""
+        self.place: Callable[[int], int] = random.Random(11).randrange
+        """Where in a packet of that many bytes it happens."""
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def cut_all(self) -> None:
+        """End all connections, as a server does that goes away."""
+        assert self._loop is not None
+
+        def cut() -> None:
+            for writer in self._writers:
+                writer.transport.abort()
+
+        self._loop.call_soon_threadsafe(cut)
+
+    def settle(self) -> None:
+        """Return when what was begun, such as `cut_all`, has happened on both sides."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), self._loop).result(20)
 
     @property
     def url(self) -> str:
@@ -36,6 +69,11 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.accepted += 1
+        self._loop = asyncio.get_running_loop()
+        if self.refusing:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.CancelledError):
             answers, requests = await asyncio.open_connection("127.0.0.1", self.upstream)
             tasks = [
@@ -50,6 +88,7 @@ class Proxy:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+        self._writers.discard(writer)
         writer.transport.abort()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,9 +105,34 @@ class Proxy:
                 out += b"".join(self.change(reply))
             if seconds := self.delay():
                 await asyncio.sleep(seconds)
+            fault = self.fault() if out else None
+            if fault is not None:
+                out = await self._befall(fault, out, writer)
             for piece in [out[i : i + 1] for i in range(len(out))] if self.dribble else [out]:
                 writer.write(piece)
                 await asyncio.sleep(self.dribble)
+
+    async def _befall(self, fault: Fault, out: bytes, writer: asyncio.StreamWriter) -> bytes:
+        """Let a fault happen to a packet of replies; what is still to be sent."""
+        place = self.place(len(out))
+        if fault == "garble":
+            return out[:place] + bytes([self.place(256)]) + out[place + 1 :]
+        if fault == "twice":
+            return out + out
+        if fault == "swallow":
+            return b""
+        writer.write(out[:place])
+        await writer.drain()
+        if fault == "half":
+            return b""
+        if fault == "reset":
+            linger = struct.pack("ii", 1, 0)  # closing with nothing to wait for sends RST
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        else:
+            writer.write_eof()
+            await asyncio.sleep(0.01)  # the other side reads all that came before it sees the end
+        writer.transport.abort()
+        raise ConnectionResetError
 
 
 def reply_size(data: bytes, start: int = 0) -> int:
