@@ -12,13 +12,14 @@ from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
-from llmfeatures.context import FeatureValue, PromptContext, prompt_id, unvalidated
+from llmfeatures.context import FeatureValue, PromptContext, made_context, prompt_id
 from llmfeatures.errors import (
     ConfigError,
+    FeatureNotPresentError,
     InvalidValueError,
     RenderError,
     RequestError,
@@ -27,15 +28,18 @@ from llmfeatures.errors import (
     did_you_mean,
 )
 from llmfeatures.plan import PromptPlan, ReadMeta, ReadResult
-from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore
+from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore, Read
 from llmfeatures.prompts.environment import PromptEnvironment, make_environment
 from llmfeatures.prompts.file import ABSENT, SUFFIX, prompt_names, read_prompt
 from llmfeatures.registry import Registry
+from llmfeatures.usual import Usual, usual_of
 from llmfeatures.version import __version__
 
 CLOCKS: tuple[ClockName, ...] = ("event", "known")
 Timeout = float | timedelta | str | None
 """Seconds, a timedelta, or text such as ``250ms``; None is the configured one."""
+TIMEOUT = 0.25
+"""Seconds for the online reads of a call together, unless the project or the call says otherwise."""
 Parts = Generator[Any, Any, ReadResult]
 Call = tuple[dict[str, Any], dict[str, Any]]
 """One row of a call: canonical join keys and inputs."""
@@ -46,7 +50,7 @@ class Prompts:
 
     def __init__(self, registry: Registry, folder: Path, *, reload: bool = False) -> None:
         self.registry, self.folder, self.reload = registry, folder, reload
-        self._plans: dict[str, PromptPlan] = {}
+        self._plans: dict[str, tuple[PromptPlan, Usual | None]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._environment: PromptEnvironment = make_environment(folder)
 
@@ -61,13 +65,17 @@ class Prompts:
             UnknownNameError: there is no such prompt.
             PromptError: the prompt cannot be compiled.
         """
+        return self.compiled(name)[0]
+
+    def compiled(self, name: str) -> tuple[PromptPlan, Usual | None]:
+        """The plan of a prompt, and its usual call if it has one. Raises as `plan`."""
         if self.reload:
             self._forget_changed()
-        plan = self._plans.get(name)
-        if plan is None:
+        found = self._plans.get(name)
+        if found is None:
             plan = compile_plan(self.registry, read_prompt(self.folder, name), self._environment)
-            self._plans[name] = plan
-        return plan
+            found = self._plans[name] = plan, usual_of(plan)
+        return found
 
     def _forget_changed(self) -> None:
         """Start afresh when any file of the prompts folder changed."""
@@ -142,10 +150,15 @@ class ContextBuilder(_Builder):
     """
 
     def __init__(
-        self, prompts: Prompts, online: OnlineStore, offline: Callable[[], OfflineStore], clock: Clock
+        self,
+        prompts: Prompts,
+        online: OnlineStore,
+        offline: Callable[[], OfflineStore],
+        clock: Clock,
+        timeout: float = TIMEOUT,
     ) -> None:
         super().__init__(prompts, offline, clock)
-        self._store = SyncReader(online)
+        self._store = SyncReader(online, timeout)
 
     @classmethod
     def from_project(cls, path: str | Path = ".", *, now: Clock | None = None, reload: bool = False) -> ContextBuilder:
@@ -184,12 +197,20 @@ class ContextBuilder(_Builder):
             FeatureNotPresentError: a feature has no value and the prompt's policy is an error.
             RenderError: the template failed with these values.
         """
-        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
+        plan, usual = self._prompts.compiled(prompt)
+        at_clock, limit = clock_name(clock), seconds(timeout)
+        asked = None
+        if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
+            asked = self._store.ask(read, limit)
+            if asked.answers is not None:
+                made = usual.context(keys_and_inputs, asked.answers[0], self._now())
+                if made is not None:
+                    return made
         call = plan.bind(keys_and_inputs)
         if as_of is not None:
             return self._historical(plan, [call], as_of, at_clock)[0]
-        read = plan.features.read([plan.features.entity_keys(call[0])])
-        return self._online(plan, [call], self._store.run(read, seconds(timeout)))[0]
+        reads = plan.features.read([plan.features.entity_keys(call[0])])
+        return self._online(plan, [call], self._store.run(reads, limit, asked))[0]
 
     def build_contexts(
         self,
@@ -242,10 +263,15 @@ class AsyncContextBuilder(_Builder):
     """`ContextBuilder` for asyncio: the same methods, awaited. A cancelled call drops its connection."""
 
     def __init__(
-        self, prompts: Prompts, online: AsyncOnlineStore, offline: Callable[[], OfflineStore], clock: Clock
+        self,
+        prompts: Prompts,
+        online: AsyncOnlineStore,
+        offline: Callable[[], OfflineStore],
+        clock: Clock,
+        timeout: float = TIMEOUT,
     ) -> None:
         super().__init__(prompts, offline, clock)
-        self._store = AsyncReader(online)
+        self._store = AsyncReader(online, timeout)
 
     @classmethod
     def from_project(
@@ -267,12 +293,20 @@ class AsyncContextBuilder(_Builder):
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """As `ContextBuilder.build_context`."""
-        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
+        plan, usual = self._prompts.compiled(prompt)
+        at_clock, limit = clock_name(clock), seconds(timeout)
+        asked = None
+        if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
+            asked = await self._store.ask(read, limit)
+            if asked.answers is not None:
+                made = usual.context(keys_and_inputs, asked.answers[0], self._now())
+                if made is not None:
+                    return made
         call = plan.bind(keys_and_inputs)
         if as_of is not None:
             return (await asyncio.to_thread(self._historical, plan, [call], as_of, at_clock))[0]
-        read = plan.features.read([plan.features.entity_keys(call[0])])
-        return self._online(plan, [call], await self._store.run(read, seconds(timeout)))[0]
+        reads = plan.features.read([plan.features.entity_keys(call[0])])
+        return self._online(plan, [call], await self._store.run(reads, limit, asked))[0]
 
     async def build_contexts(
         self,
@@ -323,18 +357,40 @@ class AsyncContextBuilder(_Builder):
         await self._store.store.aclose()
 
 
+class Asked(NamedTuple):
+    """The first read of a call, done already: its answers, or the error of a store that was unavailable; and when the
+    whole call is to end, on the monotonic clock."""
+
+    answers: list[list[str | None]] | None
+    error: StoreUnavailableError | None
+    deadline: float
+
+
 class SyncReader:
     """Drives a plan's reads against an online store. The store's format is checked once, before the first read."""
 
-    def __init__(self, store: OnlineStore) -> None:
-        self.store = store
+    def __init__(self, store: OnlineStore, timeout: float) -> None:
+        self.store, self._timeout = store, timeout
         self._checked = False
 
-    def run(self, read: Parts, timeout: float | None) -> ReadResult:
-        """What the plan makes of the store's answers. ``timeout`` bounds all of them together."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def ask(self, read: Read, timeout: float | None) -> Asked:
+        """The first read of a call whose others `run` does, if there are any."""
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        try:
+            if timeout is None and self._checked:  # the store has the same timeout
+                return Asked(self.store.read([read]), None, deadline)
+            return Asked(self._perform([read], deadline), None, deadline)
+        except StoreUnavailableError as error:
+            return Asked(None, error, deadline)
+
+    def run(self, read: Parts, timeout: float | None, asked: Asked | None = None) -> ReadResult:
+        """What the plan makes of the store's answers. ``timeout`` (seconds, None: the reader's) bounds all of them
+        together. ``asked`` has the first."""
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
             request = next(read)
+            if asked is not None:
+                deadline, request = asked.deadline, _sent(read, asked)
             while True:
                 try:
                     answer = self._perform(request, deadline)
@@ -345,7 +401,7 @@ class SyncReader:
         except StopIteration as done:
             return done.value
 
-    def _perform(self, request: Any, deadline: float | None) -> Any:
+    def _perform(self, request: Any, deadline: float) -> Any:
         if not self._checked:
             self.store.meta(timeout=_left(deadline))
             self._checked = True
@@ -357,15 +413,25 @@ class SyncReader:
 class AsyncReader:
     """`SyncReader` for asyncio."""
 
-    def __init__(self, store: AsyncOnlineStore) -> None:
-        self.store = store
+    def __init__(self, store: AsyncOnlineStore, timeout: float) -> None:
+        self.store, self._timeout = store, timeout
         self._checked = False
 
-    async def run(self, read: Parts, timeout: float | None) -> ReadResult:
+    async def ask(self, read: Read, timeout: float | None) -> Asked:
+        """As `SyncReader.ask`."""
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        try:
+            return Asked(await self._perform([read], deadline), None, deadline)
+        except StoreUnavailableError as error:
+            return Asked(None, error, deadline)
+
+    async def run(self, read: Parts, timeout: float | None, asked: Asked | None = None) -> ReadResult:
         """As `SyncReader.run`."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
             request = next(read)
+            if asked is not None:
+                deadline, request = asked.deadline, _sent(read, asked)
             while True:
                 try:
                     answer = await self._perform(request, deadline)
@@ -376,7 +442,7 @@ class AsyncReader:
         except StopIteration as done:
             return done.value
 
-    async def _perform(self, request: Any, deadline: float | None) -> Any:
+    async def _perform(self, request: Any, deadline: float) -> Any:
         if not self._checked:
             await self.store.meta(timeout=_left(deadline))
             self._checked = True
@@ -385,8 +451,13 @@ class AsyncReader:
         return await self.store.read(request, timeout=_left(deadline))
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
+def _sent(read: Parts, asked: Asked) -> Any:
+    """The plan's next request after the one that was asked for already."""
+    return read.throw(asked.error) if asked.error is not None else read.send(asked.answers)
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
 
 
 def _contexts(
@@ -403,6 +474,9 @@ def _contexts(
         try:
             contexts.append(_context(plan, call, found, as_of, source, clock, problem))
         except RenderError as error:
+            if isinstance(error, FeatureNotPresentError) and error.status == "unavailable" and problem is not None:
+                error.problem = problem
+                error.args = (f"{error}. What was wrong: {problem}",)
             if len(calls) > 1:
                 error.args = (f"row {len(contexts)}: {error}",)
             raise
@@ -420,8 +494,7 @@ def _context(
 ) -> PromptContext:
     keys, inputs = call
     finished = plan.finish(slots, keys, inputs, as_of)
-    return unvalidated(
-        PromptContext,
+    return made_context(
         {
             "request_id": os.urandom(16).hex(),
             "prompt": plan.name,
@@ -437,7 +510,7 @@ def _context(
             "manifest": plan.manifest(
                 finished.features, keys, source=source, clock=clock, problem=problem, library=__version__
             ),
-        },
+        }
     )
 
 

@@ -18,7 +18,7 @@ import orjson
 from llmfeatures import codec
 from llmfeatures.clock import back
 from llmfeatures.codec import STAMP_LENGTH
-from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, unvalidated
+from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, made_manifest
 from llmfeatures.errors import (
     FeatureNotPresentError,
     InvalidValueError,
@@ -218,7 +218,20 @@ class FeaturePlan:
         for place in places:
             whole = self._whole(answers[place[0]], events) if self.types is not None and place[0] >= 0 else None
             found.append(_found(self.slots, place, answers, meta, events) if whole is None else whole)
-        return ReadResult(found, max(events.values()) if events else None)
+        return ReadResult(found, max(events.values()) if events else None, self._unfilled(found))
+
+    def _unfilled(self, found: Sequence[Sequence[FeatureValue]]) -> str | None:
+        """What to say when the store answered, and a feature is unavailable all the same."""
+        views = {
+            slot.view: None
+            for row in found
+            for slot, one in zip(self.slots, row)  # noqa: B905
+            if one is UNAVAILABLE
+        }
+        if not views:
+            return None
+        named = " and ".join(map(repr, views))
+        return f"the online store was never filled with what the registry says of view {named}: llmfeatures materialize"
 
     def _reads(self, rows: Sequence[Sequence[str | None]]) -> tuple[list[Read], list[list[int]]]:
         """What to read for these entity keys, and per row the place of each role's answer, -1 for nobody."""
@@ -478,6 +491,11 @@ class PromptPlan:
     unused: tuple[str, ...]
     """Features that the header has a policy for and the template never reads."""
 
+    @property
+    def no_message(self) -> str:
+        """What to say when the template made no message."""
+        return f"prompt {self.name!r} gave no message with these values; put one outside of its conditions"
+
     def bind(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The canonical join keys and inputs of a call.
 
@@ -509,9 +527,7 @@ class PromptPlan:
         features, values = self._values(slots, keys, inputs, as_of)
         messages = self.template.render(self._variables(values, as_of))
         if not messages:
-            raise RenderError(
-                f"prompt {self.name!r} gave no message with these values; put one outside of its conditions"
-            )
+            raise RenderError(self.no_message)
         return Finished(messages, features, values)
 
     def segments(
@@ -526,13 +542,14 @@ class PromptPlan:
     ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
         plan = self.features
         settled = plan.found(slots, {**keys, **inputs}, as_of) if plan.computed else plan.settle(slots, as_of)
-        # strict zips cost, and there is one of each per output
-        features = dict(zip(plan.names, settled))  # noqa: B905
+        features: dict[str, FeatureValue] = {}
         values: dict[str, Any] = {}
-        for ref, found in zip(plan.outputs, settled):  # noqa: B905
+        for ref, found in zip(plan.outputs, settled):  # noqa: B905  strict costs, and there is one per output
+            name = ref.name
+            features[name] = found
             if ref.printed:
                 value, status, _ = found
-                values[ref.name] = value if status == "present" else self._stand_in(ref, found)
+                values[name] = value if status == "present" else self._stand_in(ref, found)
         values.update(inputs)
         values.update(keys)
         return features, values
@@ -581,8 +598,7 @@ class PromptPlan:
         for found in features.values():
             if found.status == "unavailable":
                 degraded = True
-        return unvalidated(
-            Manifest,
+        return made_manifest(
             {
                 "source": source,
                 "clock": clock,
@@ -592,7 +608,7 @@ class PromptPlan:
                 "inputs": self.input_dtypes,
                 "features": self.origins,
                 "library": library,
-            },
+            }
         )
 
 

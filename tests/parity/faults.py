@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import compute as pc
 
 from llmfeatures import builder, columns, materialize, plan
 from llmfeatures.clock import stamp, system_clock
@@ -66,12 +68,13 @@ def _float32_widened() -> Undo:
 
 
 def _microseconds_dropped() -> Undo:
-    stamps = columns.stamps
-    return _patch(
-        columns,
-        "stamps",
-        lambda array: [one if one == "-" else f"{one[:19]}.000000Z" for one in stamps(array)],
-    )
+    stamp_texts = columns.stamp_texts
+
+    def cut(array: Any) -> Any:
+        made = stamp_texts(array)
+        return pc.binary_join_element_wise(pc.utf8_slice_codeunits(made, 0, 19), ".000000Z", "").cast(made.type)
+
+    return _patch(columns, "stamp_texts", cut)
 
 
 def _null_taken_for_missing() -> Undo:
@@ -88,12 +91,13 @@ def _last_write_wins() -> Undo:
     from llmfeatures.online.sqlite import SqliteStore
 
     undos = []
-    for store in (RedisStore, SqliteStore):
+    for store, name in product((RedisStore, SqliteStore), ("write", "write_columns")):
+        before = getattr(store, name)
 
-        def write(self: Any, rows: Any, *, _write: Any = store.write, **options: Any) -> Any:
+        def write(self: Any, rows: Any, *, _write: Any = before, **options: Any) -> Any:
             return _write(self, rows, **{**options, "replace_before": stamp(system_clock() + timedelta(hours=1))})
 
-        undos.append(_patch(store, "write", write))
+        undos.append(_patch(store, name, write))
     return lambda: [undo() for undo in undos] and None
 
 

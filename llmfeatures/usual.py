@@ -1,0 +1,153 @@
+"""The usual call by a short way: one entity known by one text key, every feature there and young enough.
+
+`Usual` makes of such a call what `PromptPlan.bind`, `FeaturePlan.read` and `PromptPlan.finish` make of it, in one pass
+and with little between; it gives None for any other, which then goes the ordinary way. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import orjson
+
+from llmfeatures.clock import back
+from llmfeatures.codec import STAMP_LENGTH, event_of
+from llmfeatures.context import FeatureValue, PromptContext, made_context, made_manifest, prompt_id
+from llmfeatures.errors import InvalidValueError, RenderError
+from llmfeatures.plan import PromptPlan
+from llmfeatures.ports import Read
+from llmfeatures.prompts.environment import Names
+from llmfeatures.version import __version__
+
+_loads = orjson.loads
+_new = cast("Callable[..., Any]", tuple.__new__)
+
+
+class Usual:
+    """The usual call of one prompt. Immutable, as its plan is. Make it with `usual_of`."""
+
+    __slots__ = ("_config", "_fields", "_limits", "_moment_of", "_name", "_names", "_plan", "_prefix",
+                 "_types", "_version", "parameter")  # fmt: skip
+
+    def __init__(self, plan: PromptPlan, types: list[type]) -> None:
+        features = plan.features
+        self._plan, self._name, self._version, self._config = plan, plan.name, plan.version, plan.config
+        self._names, self._types, self._moment_of = features.names, types, features.moment_of
+        self._limits: tuple[tuple[int, timedelta], ...] = features.limits
+        self._fields = features.fields[0]
+        self.parameter = features.roles[0].parameters[0]
+        (join_key,) = features.roles[0].entity.join_keys
+        self._prefix = f"{join_key}:"
+
+    def read(self, given: Mapping[str, Any]) -> Read | None:
+        """What to read for a call; None when it is not the usual one."""
+        try:
+            value = given[self.parameter]
+        except KeyError:
+            return None
+        # what `codec.encode_part` leaves as it is
+        if type(value) is not str or not value.isascii() or not value.isalnum():
+            return None
+        if len(given) > 1 and not given.keys() <= self._plan.parameters.keys():
+            return None
+        return _new(Read, (self._prefix + value, self._fields))
+
+    def context(self, given: Mapping[str, Any], answer: Sequence[str | None], as_of: datetime) -> PromptContext | None:
+        """The prompt of the call that `read` was for; None when a feature is not there, or not the usual one.
+
+        Raises:
+            As `PromptPlan.bind` and `PromptPlan.finish`.
+        """
+        found = self._found(answer)
+        if found is None:
+            return None
+        values, moments = found
+        for moment in moments:
+            if moment > as_of:  # noqa: PLR1730  a call costs
+                as_of = moment  # a writer's clock is ahead: its value still counts
+        if self._moment_of is not None:
+            moments = [moments[place] for place in self._moment_of]
+        for place, limit in self._limits:
+            if moments[place] < back(as_of, limit):
+                return None
+        plan = self._plan
+        features: dict[str, FeatureValue] = {}
+        rendered: dict[str, Any] = {}
+        for name, value, moment in zip(self._names, values, moments):  # noqa: B905  strict costs; all are one per feature
+            features[name] = _new(FeatureValue, (value, "present", moment))
+            rendered[name] = value
+        if plan.inputs:
+            rendered.update(plan.bind_inputs(given))
+        parameter = self.parameter
+        keys = {parameter: given[parameter]}
+        rendered[parameter] = keys[parameter]
+        variables = Names(rendered)
+        variables["as_of"] = as_of
+        messages = plan.template.render(variables)
+        if not messages:
+            raise RenderError(plan.no_message)
+        return made_context(
+            {
+                "request_id": os.urandom(16).hex(),
+                "prompt": self._name,
+                "version": self._version,
+                "prompt_id": prompt_id(messages),
+                "as_of": as_of,
+                "messages": [{"role": role, "content": content} for role, content in messages],
+                "features": features,
+                "values": rendered,
+                "documents": {},
+                "config": deepcopy(self._config) if self._config else {},
+                "tokens": None,
+                "manifest": made_manifest(
+                    {
+                        "source": "online",
+                        "clock": None,
+                        "degraded": False,
+                        "problem": None,
+                        "keys": keys,
+                        "inputs": plan.input_dtypes,
+                        "features": plan.origins,
+                        "library": __version__,
+                    }
+                ),
+            }
+        )
+
+    def _found(self, answer: Sequence[str | None]) -> tuple[list[Any], list[datetime]] | None:
+        """The values, and the moment of each different stamp."""
+        if None in answer:
+            return None
+        texts = cast("Sequence[str]", answer)
+        count = len(self._names)
+        try:
+            values = _loads(f"[{','.join(texts[:count])}]")
+            if [*map(type, values)] != self._types:
+                return None
+            moments: list[datetime] = []
+            last = ""
+            for stamp in texts[count:]:
+                if stamp[:STAMP_LENGTH] == last:
+                    moments.append(moments[-1])
+                    continue
+                last = event_of(stamp)
+                moments.append(datetime.fromisoformat(last))
+        except (InvalidValueError, ValueError):
+            return None
+        return values, moments
+
+
+def usual_of(plan: PromptPlan) -> Usual | None:
+    """The usual call of a prompt; None for a prompt that has none: of several entities, or an entity with several join
+    keys or one that is no text, or with features that are more than their JSON."""
+    features = plan.features
+    if features.types is None or features.computed or features.dotted or not all(ref.printed for ref in features.refs):
+        return None
+    (role,) = features.roles
+    if [dtype.kind for dtype in role.entity.join_keys.values()] != ["str"]:
+        return None
+    return Usual(plan, features.types)
