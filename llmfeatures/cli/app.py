@@ -9,7 +9,20 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from llmfeatures.cli import check, context, demo, features, history, init, listing, materialize, terminal
+from llmfeatures.cli import (
+    check,
+    context,
+    demo,
+    features,
+    history,
+    init,
+    listing,
+    materialize,
+    push,
+    serve,
+    status,
+    terminal,
+)
 from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError, UnknownNameError
 
 FOUND_PROBLEMS, BAD_USAGE, INTERRUPTED = 1, 2, 130
@@ -55,6 +68,14 @@ _verb("demo", demo.demo, "demo", "demo --redis redis://localhost:6379/0")
 _verb("list", listing.list_, "list", "list prompts", "list --json")
 _verb("check", check.check, "check", "check --project services/recommender --json")
 _verb("materialize", materialize.materialize, "materialize", "materialize segment activity --full")
+_verb("status", status.status, "status", "status --json")
+_verb(
+    "push",
+    push.push,
+    "push taste rows.jsonl",
+    "push taste rows.parquet --push-id nightly-2026-05-07",
+    "push taste -",
+)
 _verb(
     "features",
     features.features,
@@ -78,6 +99,7 @@ _verb(
     "history recommender --users 200 --every 1d --since 30d --label last_genre@+7d --out evals.parquet",
     "history recommender --spine requests.parquet --out evals.jsonl --format promptfoo --split train=0.8,test=0.2",
 )
+app.add_typer(serve.app, name="serve")
 
 
 def run(arguments: Sequence[str]) -> int:

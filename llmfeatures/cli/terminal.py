@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +171,22 @@ def view_progress() -> Generator[Any]:
             bars.update(tasks[view], completed=done, total=total)
 
         yield progress
+
+
+@contextmanager
+def counting(what: str) -> Generator[Callable[[int], None]]:
+    """A line that counts rows, gone when it is over; a function that takes no note when nobody watches."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    err = console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,} rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+
+        def count(done: int) -> None:
+            bars.update(task, completed=done)
+
+        yield count
 
 
 def _styled(text: str, style: str) -> Text:

@@ -1,0 +1,281 @@
+"""`Client` and `AsyncClient`: the builders' methods, answered by a service that runs elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from llmfeatures import calls
+from llmfeatures.calls import Call, Timeout
+from llmfeatures.context import FeatureValue, PromptContext
+from llmfeatures.errors import RequestError
+from llmfeatures.version import __version__
+
+if TYPE_CHECKING:
+    from llmfeatures.push import PushReport
+
+_AGAIN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+"""After these a call is sent again: it was never sent, or the connection ended before an answer, and every call may be
+repeated. A service that is slow is not asked again."""
+
+
+class Client:
+    """A service's prompts and features. Thread-safe; share one per process, and close it, or use it in ``with``.
+
+    Errors are the exceptions that the service met: `FeatureNotPresentError`, `RequestError`, and so on. `ServiceError`
+    when no answer came, `AccessError` when the API key may not do this.
+
+    Args:
+        url: the service's address, like ``http://127.0.0.1:8000``.
+        api_key: ``llf_...``, where the service needs one.
+        timeout: seconds for one try, from connecting to the whole answer of it.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 5.0) -> None:
+        self._url = url
+        self._http = httpx.Client(**_settings(url, api_key, timeout))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def build_context(
+        self,
+        prompt: str,
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+        **keys_and_inputs: Any,
+    ) -> PromptContext:
+        """As `ContextBuilder.build_context`; ``timeout`` is that of the service's online read."""
+        return self._send(calls.context_call(prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout))
+
+    def build_contexts(
+        self,
+        prompt: str,
+        rows: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+    ) -> list[PromptContext]:
+        """As `ContextBuilder.build_contexts`."""
+        return self._send(calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout))
+
+    def get_online_features(
+        self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
+    ) -> list[dict[str, FeatureValue]]:
+        """As `Project.get_online_features`."""
+        return self._send(calls.features_call(features, rows, timeout=timeout))
+
+    def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
+        """As `Project.push`. Without a ``push_id`` one is made, so that a repeated try pushes nothing twice."""
+        return self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex, _report()))
+
+    def registry(self) -> dict[str, Any]:
+        """What the service can be asked for: entities, views, on-demand features and prompts, as plain data."""
+        return self._send(calls.registry_call())
+
+    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """As `ContextBuilder.inject`; names are checked at the first call, as decorating asks the service nothing."""
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+                raise RequestError(f"{function.__name__} is async; decorate it with AsyncClient.inject")
+            injected = _Injected(prompt, function)
+
+            @functools.wraps(function)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if injected.wanted is None:
+                    injected.learn(self.registry())
+                ctx = self.build_context(prompt, **injected.arguments(args, kwargs))
+                return function(*args, **kwargs, ctx=ctx)
+
+            return call
+
+        return decorate
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, call: Call) -> Any:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = self._http.request(call.method, call.path, params=call.query, content=call.body)
+            except _AGAIN as error:
+                wait = calls.wait_before(attempt)
+                if wait is None:
+                    raise calls.unreachable(self._url, error) from error
+            except httpx.HTTPError as error:
+                raise calls.unreachable(self._url, error) from error
+            else:
+                again = calls.is_retry(answer.status_code, answer.headers)
+                wait = calls.wait_before(attempt, answer.headers.get("retry-after")) if again else None
+                if wait is None:
+                    return calls.answer_of(call, answer.status_code, answer.content)
+            time.sleep(wait)
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, awaited."""
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 5.0) -> None:
+        self._url = url
+        self._http = httpx.AsyncClient(**_settings(url, api_key, timeout))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    async def build_context(
+        self,
+        prompt: str,
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+        **keys_and_inputs: Any,
+    ) -> PromptContext:
+        """As `Client.build_context`."""
+        return await self._send(calls.context_call(prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout))
+
+    async def build_contexts(
+        self,
+        prompt: str,
+        rows: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        as_of: datetime | str | None = None,
+        clock: str = "known",
+        timeout: Timeout = None,
+    ) -> list[PromptContext]:
+        """As `Client.build_contexts`."""
+        return await self._send(calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout))
+
+    async def get_online_features(
+        self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
+    ) -> list[dict[str, FeatureValue]]:
+        """As `Client.get_online_features`."""
+        return await self._send(calls.features_call(features, rows, timeout=timeout))
+
+    async def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
+        """As `Client.push`."""
+        return await self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex, _report()))
+
+    async def registry(self) -> dict[str, Any]:
+        """As `Client.registry`."""
+        return await self._send(calls.registry_call())
+
+    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """As `Client.inject`, for ``async def`` and async generators."""
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            injected = _Injected(prompt, function)
+
+            async def context(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PromptContext:
+                if injected.wanted is None:
+                    injected.learn(await self.registry())
+                return await self.build_context(prompt, **injected.arguments(args, kwargs))
+
+            if inspect.isasyncgenfunction(function):
+
+                @functools.wraps(function)
+                async def generate(*args: Any, **kwargs: Any) -> Any:
+                    async for item in function(*args, **kwargs, ctx=await context(args, kwargs)):
+                        yield item
+
+                return generate
+            if not inspect.iscoroutinefunction(function):
+                raise RequestError(f"{function.__name__} is not async; decorate it with Client.inject")
+
+            @functools.wraps(function)
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                return await function(*args, **kwargs, ctx=await context(args, kwargs))
+
+            return call
+
+        return decorate
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _send(self, call: Call) -> Any:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = await self._http.request(call.method, call.path, params=call.query, content=call.body)
+            except _AGAIN as error:
+                wait = calls.wait_before(attempt)
+                if wait is None:
+                    raise calls.unreachable(self._url, error) from error
+            except httpx.HTTPError as error:
+                raise calls.unreachable(self._url, error) from error
+            else:
+                again = calls.is_retry(answer.status_code, answer.headers)
+                wait = calls.wait_before(attempt, answer.headers.get("retry-after")) if again else None
+                if wait is None:
+                    return calls.answer_of(call, answer.status_code, answer.content)
+            await asyncio.sleep(wait)
+
+
+class _Injected:
+    """A decorated function: which of its parameters its prompt takes, once the service was asked."""
+
+    def __init__(self, prompt: str, function: Callable[..., Any]) -> None:
+        self._prompt, self._name, self._signature = prompt, function.__name__, inspect.signature(function)
+        if "ctx" not in self._signature.parameters:
+            raise RequestError(f"{function.__name__} needs a parameter ctx, which takes the PromptContext")
+        self.wanted: list[str] | None = None
+
+    def learn(self, listing: Mapping[str, Any]) -> None:
+        """Take from the service's registry what the prompt takes."""
+        self.wanted = calls.call_arguments(listing, self._prompt, self._name, list(self._signature.parameters))
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keys and inputs in a call of the function."""
+        bound = self._signature.bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        return {name: bound.arguments[name] for name in self.wanted or () if name in bound.arguments}
+
+
+def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise RequestError(f"url is the service's address, like http://127.0.0.1:8000, not {url!r}")
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    headers["user-agent"] = f"llmfeatures/{__version__}"
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    return {"base_url": url, "headers": headers, "timeout": timeout, "follow_redirects": False}
+
+
+def _report() -> Callable[..., PushReport]:
+    from llmfeatures.push import PushReport
+
+    return PushReport

@@ -1,0 +1,106 @@
+"""``GET /health/live`` and ``GET /health/ready``: whether the process is up, and whether it can do its work now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from llmfeatures.errors import LLMFeaturesError, StoreError
+from llmfeatures.plan import PromptPlan
+from llmfeatures.ports import AsyncOnlineStore, ViewMeta
+from llmfeatures.registry import Registry, schema_hash
+from llmfeatures.schema import FeatureView
+from llmfeatures.service.access import shown
+from llmfeatures.service.endpoint import Answer, Desk
+from llmfeatures.service.requests import Request
+
+_KEPT = 1.0
+"""Seconds that an answer is kept, so that probes cost the store nothing."""
+LIVE: Final = Answer(b'{"status":"live"}')
+
+
+class Reason(NamedTuple):
+    """Why the service is not ready: a code, and a sentence."""
+
+    code: str
+    message: str
+
+
+class Readiness:
+    """Asks the store, at most once a second, whether the prompts of this service can be built."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        store: AsyncOnlineStore,
+        registry: Registry,
+        plans: Mapping[str, PromptPlan],
+        broken: Mapping[str, LLMFeaturesError],
+    ) -> None:
+        self._desk, self._store = desk, store
+        self._views = needed_views(registry, plans)
+        self._broken = [Reason("prompt", f"prompt {name!r}: {error}") for name, error in broken.items()]
+        self._lock = asyncio.Lock()
+        self._found: tuple[Reason, ...] = ()
+        self._until = 0.0
+
+    async def live(self, _request: Request) -> Answer:
+        """The process is up."""
+        return LIVE
+
+    async def ready(self, request: Request) -> Answer:
+        """200, or 503 with the reasons; their sentences only for who may see them."""
+        reasons = await self.reasons()
+        ring = self._desk.ring
+        told = not ring.needed or shown(ring, request.scope["headers"]) is not None
+        body = {
+            "status": "not_ready" if reasons else "ready",
+            "reasons": [{"code": one.code, "message": one.message if told else None} for one in reasons],
+        }
+        return Answer(orjson.dumps(body), 503 if reasons else 200)
+
+    async def reasons(self) -> tuple[Reason, ...]:
+        """Why the service is not ready; none when it is."""
+        if self._desk.draining:
+            return (Reason("stopping", "the service was told to stop"),)
+        async with self._lock:  # one question at a time: the others take its answer
+            if time.monotonic() >= self._until:
+                self._found = (*self._broken, *await self._store_reasons())
+                self._until = time.monotonic() + _KEPT
+        return self._found
+
+    async def _store_reasons(self) -> Sequence[Reason]:
+        try:
+            meta = await self._store.meta()
+        except StoreError as error:
+            return [Reason("store", str(error))]
+        if not self._views:
+            return []
+        filled: Mapping[str, ViewMeta] = {} if meta is None else meta.views
+        absent = [view.name for view in self._views if view.name not in filled]
+        changed = [
+            view.name for view in self._views
+            if view.name in filled and not filled[view.name].holds(schema_hash(view))
+        ]  # fmt: skip
+        reasons: list[Reason] = []
+        if absent:
+            names = ", ".join(absent)
+            reasons.append(Reason("not_filled", f"never materialized: {names}; run llmfeatures materialize"))
+        if changed:
+            names = ", ".join(changed)
+            reasons.append(
+                Reason("not_filled", f"materialized under another definition: {names}; run llmfeatures materialize")
+            )
+        return reasons
+
+
+def needed_views(registry: Registry, plans: Mapping[str, PromptPlan]) -> tuple[FeatureView, ...]:
+    """The views that prompts read; all of them where there is no prompt."""
+    if not plans:
+        return registry.views
+    names = {ref.view.name for plan in plans.values() for ref in plan.features.refs}
+    return tuple(view for view in registry.views if view.name in names)

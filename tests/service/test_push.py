@@ -1,0 +1,82 @@
+"""``POST /v1/push/{view}`` and the clients' ``push``: rows that are there at once, and are not pushed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmfeatures import Client, Project
+from llmfeatures.errors import PushedRowsError
+from tests.service.world import Running, make_world, served
+
+ROW = {"user_id": "8a2f", "genre": "noir", "event_timestamp": "2026-05-07T22:30:00Z"}
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Running]:
+    """A service of a project of its own."""
+    root = make_world(tmp_path_factory.mktemp("pushed"), redis_url, name="pushed")
+    with served(root) as found:
+        yield found
+
+
+def genre(running: Running, user: str) -> str:
+    return running.context("home", user_id=user).json()["values"]["genre"]
+
+
+def test_a_row_that_was_pushed_is_in_the_next_prompt_and_in_history(pushed: Running) -> None:
+    assert genre(pushed, "8a2f") == "drama"
+    answer = pushed.client.post("/v1/push/taste", json={"rows": [ROW], "push_id": "one"})
+    expected = {"view": "taste", "push_id": "one", "rows": 1, "repeated": False, "online": True, "problem": None}
+    assert (answer.status_code, answer.json()) == (200, expected)
+    assert genre(pushed, "8a2f") == "noir"
+    again = pushed.client.post("/v1/push/taste", json={"rows": [ROW], "push_id": "one"}).json()
+    assert again == {**expected, "repeated": True}
+    past = pushed.client.post(
+        "/v1/prompts/home/context", params={"as_of": "2026-05-07T22:29:59Z", "clock": "event"}, json={"user_id": "8a2f"}
+    )
+    assert past.json()["values"]["genre"] == "drama"
+    then = pushed.client.post(
+        "/v1/prompts/home/context", params={"as_of": "2026-05-07T22:30:00Z", "clock": "event"}, json={"user_id": "8a2f"}
+    )
+    assert then.json()["values"]["genre"] == "noir"
+    metrics = pushed.client.get("/metrics").text
+    assert 'llmfeatures_pushes_total{repeated="true",view="taste"} 1.0' in metrics
+    assert 'llmfeatures_pushed_rows_total{view="taste"} 1.0' in metrics
+
+
+def test_bad_rows_are_named_and_none_is_pushed(pushed: Running) -> None:
+    rows = [{"user_id": "b13c", "genre": "noir"}, {"user_id": "b13c", "genre": 4711}]
+    answer = pushed.client.post("/v1/push/taste", json={"rows": rows})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["total"]) == (422, "pushed_rows", 1)
+    assert error["problems"][0][:2] == [1, "genre"]
+    assert "4711" not in answer.text
+    assert genre(pushed, "b13c") == "none yet"
+    with Client(pushed.url) as client, pytest.raises(PushedRowsError) as caught:
+        client.push("taste", rows)
+    assert caught.value.problems[0][:2] == (1, "genre")
+    for body in ({"rows": [], "push_id": 5}, {"rows": {}}, {"rows": [1]}, {"push": []}):
+        assert pushed.client.post("/v1/push/taste", json=body).status_code == 422
+
+
+def test_the_client_pushes(pushed: Running) -> None:
+    with Client(pushed.url) as client:
+        report = client.push("taste", [{"user_id": "c000", "genre": "western"}])
+        assert (report.rows, report.repeated, report.online) == (1, False, True)
+        assert client.push("taste", [{"user_id": "c000", "genre": "western"}], push_id=report.push_id).repeated
+    assert genre(pushed, "c000") == "western"
+
+
+def test_a_project_that_may_only_read_takes_no_pushes(tmp_path: Path, redis_url: str) -> None:
+    root = make_world(tmp_path / "world", redis_url, materialize=False)
+    config = root / "llmfeatures.toml"
+    config.write_text(config.read_text().replace("[online]\n", '[online]\naccess = "read"\n'))
+    with served(root) as running:
+        answer = running.client.post("/v1/push/taste", json={"rows": [ROW]})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+        assert "may only read" in answer.json()["error"]["message"]
+        assert "may only read" in running.lines("started")[0]["pushes"]
+    assert not list(Project.load(root).config.root.glob("data/pushes/*"))
