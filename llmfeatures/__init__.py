@@ -10,6 +10,8 @@ from llmfeatures.version import __version__
 if TYPE_CHECKING:
     from llmfeatures.builder import AsyncContextBuilder as AsyncContextBuilder
     from llmfeatures.builder import ContextBuilder as ContextBuilder
+    from llmfeatures.client import AsyncClient as AsyncClient
+    from llmfeatures.client import Client as Client
     from llmfeatures.context import FeatureValue as FeatureValue
     from llmfeatures.context import Manifest as Manifest
     from llmfeatures.context import PromptContext as PromptContext
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from llmfeatures.registry import Registry as Registry
     from llmfeatures.schema import Aggregation as Aggregation
     from llmfeatures.schema import Entity as Entity
+    from llmfeatures.schema import Expect as Expect
     from llmfeatures.schema import Feature as Feature
     from llmfeatures.schema import FeatureView as FeatureView
     from llmfeatures.schema import ParquetSource as ParquetSource
@@ -29,9 +32,12 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Aggregation": "schema",
+    "AsyncClient": "client",
     "AsyncContextBuilder": "builder",
+    "Client": "client",
     "ContextBuilder": "builder",
     "Entity": "schema",
+    "Expect": "schema",
     "Feature": "schema",
     "FeatureValue": "context",
     "FeatureView": "schema",
@@ -50,9 +56,12 @@ _WHERE = {
 
 __all__ = [
     "Aggregation",
+    "AsyncClient",
     "AsyncContextBuilder",
+    "Client",
     "ContextBuilder",
     "Entity",
+    "Expect",
     "Feature",
     "FeatureValue",
     "FeatureView",

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llmfeatures.clock import Clock, as_utc, parse_duration, system_clock
 from llmfeatures.errors import ConfigError, InvalidValueError, did_you_mean
-from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, StateStore
+from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, PushLog, StateStore
 from llmfeatures.state import FolderState
 
 FILE = "llmfeatures.toml"
@@ -77,6 +78,23 @@ class OfflineSection(_Section):
     memory_limit: str = "4GB"
 
 
+class ServeSection(_Section):
+    """``[serve]``: the HTTP service. ``keys`` is the file of API keys; None is ``keys.json`` in the state folder."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    keys: str | None = None
+    max_body: Annotated[int, Field(ge=1_000)] = 1_048_576
+    max_rows: Annotated[int, Field(ge=1)] = 1_000
+    max_concurrency: Annotated[int, Field(ge=1)] = 1_000
+    body_timeout: Duration = timedelta(seconds=10)
+    keep_alive: Duration = timedelta(seconds=75)
+    drain: Duration = timedelta(seconds=1)
+    stop_timeout: Duration = timedelta(seconds=30)
+    log: Literal["json", "text", "off"] = "json"
+
+
 class Config(_Section):
     """All of a project's configuration. ``root`` is the folder that paths are relative to."""
 
@@ -84,6 +102,7 @@ class Config(_Section):
     project: ProjectSection
     online: OnlineSection = OnlineSection()
     offline: OfflineSection = OfflineSection()
+    serve: ServeSection = ServeSection()
 
     @property
     def prompts(self) -> Path:
@@ -94,6 +113,11 @@ class Config(_Section):
     def state(self) -> Path:
         """The state folder."""
         return self.root / self.project.state
+
+    @property
+    def keys(self) -> Path:
+        """The file of API keys."""
+        return self.state / "keys.json" if self.serve.keys is None else self.root / self.serve.keys
 
     def clock(self) -> Clock:
         """The project's clock: fixed when ``now`` is set, else the machine's."""
@@ -139,7 +163,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _config(root: Path, file: str, data: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
-    sections = {"project": ProjectSection, "online": OnlineSection, "offline": OfflineSection}
+    sections = {
+        "project": ProjectSection,
+        "online": OnlineSection,
+        "offline": OfflineSection,
+        "serve": ServeSection,
+    }
     for name in data:
         if name not in sections:
             raise ConfigError(f"{file} has no section {name!r}{did_you_mean(name, sections)}")
@@ -228,11 +257,43 @@ def _online_kind(config: Config) -> tuple[str, Path]:
     )
 
 
-def open_offline(config: Config) -> OfflineStore:
-    """The offline store that the configuration names."""
+def online_place(config: Config) -> tuple[str, str]:
+    """The kind of the online store, and where it is: a path, or a URL without user, password and options.
+
+    Raises:
+        ConfigError: the URL is of no known kind.
+    """
+    kind, path = _online_kind(config)
+    if kind == EMBEDDED:
+        return kind, str(path)
+    parts = urlsplit(config.online.url)
+    return kind, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def open_offline(config: Config, pushes: PushLog | None = None) -> OfflineStore:
+    """The offline store that the configuration names, with the pushed rows of ``pushes`` (a log of its own unless
+    told)."""
     from llmfeatures.offline.duckdb import DuckDBStore
 
-    return DuckDBStore(config.root, memory_limit=config.offline.memory_limit)
+    return DuckDBStore(
+        config.root,
+        memory_limit=config.offline.memory_limit,
+        pushes=pushes or open_pushes(config),
+        skew=config.online.max_skew,
+    )
+
+
+def open_pushes(config: Config) -> PushLog:
+    """The log of pushed rows.
+
+    Raises:
+        ConfigError: it is no folder.
+    """
+    from llmfeatures.push_log.folder import FolderPushLog
+
+    if "://" in config.project.pushes:
+        raise ConfigError("[project] pushes is a folder; URLs are not supported")
+    return FolderPushLog(config.root / config.project.pushes)
 
 
 def open_state(config: Config) -> StateStore:

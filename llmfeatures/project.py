@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -25,12 +26,22 @@ from llmfeatures.builder import (
 from llmfeatures.clock import Clock, system_clock
 from llmfeatures.config import Config
 from llmfeatures.context import FeatureValue
-from llmfeatures.errors import LLMFeaturesError, OnDemandError, RequestError, StoreReadOnlyError, did_you_mean
+from llmfeatures.errors import (
+    FormatError,
+    LLMFeaturesError,
+    OnDemandError,
+    PushLogError,
+    RequestError,
+    StoreReadOnlyError,
+    did_you_mean,
+)
 from llmfeatures.options import check_options
 from llmfeatures.plan import FeaturePlan, plan_references
-from llmfeatures.ports import OfflineStore, OnlineStore, RunRecord, StateStore
+from llmfeatures.ports import Meta, OfflineStore, OnlineStore, PushLog, RunRecord, StateStore
 from llmfeatures.protected import source_files
-from llmfeatures.registry import Registry, load_registry
+from llmfeatures.registry import Registry, load_registry, schema_hash
+from llmfeatures.schedule import due as is_due
+from llmfeatures.schema import FeatureView, PushSource
 from llmfeatures.types import DType
 
 if TYPE_CHECKING:
@@ -39,6 +50,8 @@ if TYPE_CHECKING:
     from llmfeatures.history import History
     from llmfeatures.materialize import MaterializeReport, Progress
     from llmfeatures.prepared import PreparedSpine
+    from llmfeatures.push import PushReport
+    from llmfeatures.status import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +93,12 @@ class Project:
     @cached_property
     def offline(self) -> OfflineStore:
         """The offline store."""
-        return configuration.open_offline(self.config)
+        return configuration.open_offline(self.config, self.pushes)
+
+    @cached_property
+    def pushes(self) -> PushLog:
+        """The log of pushed rows."""
+        return configuration.open_pushes(self.config)
 
     @cached_property
     def state(self) -> StateStore:
@@ -92,18 +110,22 @@ class Project:
         """The project's prompts, compiled when they are first used."""
         return Prompts(self.registry, self.config.prompts)
 
+    @property
+    def _timeout(self) -> float:
+        return self.config.online.timeout.total_seconds()
+
     @cached_property
     def _reader(self) -> SyncReader:
-        return SyncReader(self.online)
+        return SyncReader(self.online, self._timeout)
 
     def builder(self, *, reload: bool = False) -> ContextBuilder:
         """A builder of finished prompts on this project's stores."""
-        return ContextBuilder(self._prompts(reload), self.online, lambda: self.offline, self.clock)
+        return ContextBuilder(self._prompts(reload), self.online, lambda: self.offline, self.clock, self._timeout)
 
     def async_builder(self, *, reload: bool = False) -> AsyncContextBuilder:
         """A builder for asyncio, with an online store of its own."""
         store = configuration.open_async_online(self.config)
-        return AsyncContextBuilder(self._prompts(reload), store, lambda: self.offline, self.clock)
+        return AsyncContextBuilder(self._prompts(reload), store, lambda: self.offline, self.clock, self._timeout)
 
     def _prompts(self, reload: bool) -> Prompts:
         return Prompts(self.registry, self.config.prompts, reload=True) if reload else self.prompts
@@ -114,23 +136,35 @@ class Project:
         *,
         full: bool = False,
         until: datetime | str | None = None,
+        due: bool = False,
+        rate: float | None = None,
+        accept: bool = False,
+        check: bool = True,
         progress: Progress | None = None,
     ) -> MaterializeReport:
-        """Bring the newest rows of the offline store online.
+        """Bring the newest rows of the offline store online. A view that fails does not stop the others.
 
         Args:
             views: names of views; None is all.
             full: replace everything, also what was corrected in place or deleted; else only what is new since the
             last run.
             until: take rows with both timestamps at or before this moment; None is now.
+            due: only those of the views that are `due`; and nothing when another process is at such a run of this
+                project, as the report says then.
+            rate: write at most so many rows per second; None is no limit.
+            accept: write also what a view's ``expect`` would refuse.
+            check: raise an error at the end when a view failed; else ``failures`` of the report says so.
             progress: told how far the run is.
 
         Raises:
             UnknownNameError: there is no such view.
+            RequestError: the rate is no number of rows.
             SourceError: a source is not what the registry says.
+            ExpectationError: rows are not what the view expects; nothing of the view was written.
             StoreError: the online store may not or cannot be written.
         """
-        from llmfeatures.materialize import Materializer
+        from llmfeatures.materialize import Materializer, MaterializeReport, Options
+        from llmfeatures.pace import Pace
 
         if self.config.online.access == "read":
             raise StoreReadOnlyError(
@@ -141,19 +175,82 @@ class Project:
         if names is not None and not isinstance(names, (list, tuple)):
             raise RequestError(f"views is a list of names, or None for all, not {type(names).__name__}")
         chosen = self.registry.views if names is None else tuple(self.registry.view(name) for name in names)
+        options = Options(full=full, accept=accept, pace=Pace(rate=rate))
+        now = self.clock()
+        last = now if until is None else moment("until", until)
+        told: dict[str, Any] = {} if progress is None else {"progress": progress}
         materializer = Materializer(
             offline=self.offline, online=self.online, state=self.state, expires=self.clock is system_clock
         )
-        now = self.clock()
-        options: dict[str, Any] = {} if progress is None else {"progress": progress}
-        return materializer.run(
-            chosen,
-            self.registry.views,
-            until=now if until is None else moment("until", until),
-            now=now,
-            full=full,
-            **options,
+        with ExitStack() as held:
+            if due:
+                if not held.enter_context(self.state.alone("materialize-due")):
+                    return MaterializeReport(views=(), running_elsewhere=True)
+                wanted = self.due(now)
+                chosen = tuple(view for view in chosen if view.name in wanted)
+            self._compact(chosen)
+            report = materializer.run(chosen, self.registry.views, until=last, now=now, options=options, **told)
+        if check:
+            report.check()
+        return report
+
+    def due(self, now: datetime | str | None = None) -> list[str]:
+        """The names of the views that are due: those whose watermark in the online store lies before the last multiple
+        of their cadence, and those that were never filled, or under another definition. None of them lacks a cadence.
+
+        Args:
+            now: at which moment; None is now.
+
+        Raises:
+            RequestError: ``now`` is no time.
+            StoreError: the online store cannot be read.
+        """
+        at = self.clock() if now is None else moment("now", now)
+        views = [view for view in self.registry.views if view.cadence is not None]
+        meta = self.online.meta() if views else None
+        return [view.name for view in views if is_due(view, _complete_up_to(view, meta), at)]
+
+    def _compact(self, views: Sequence[FeatureView]) -> None:
+        """Make Parquet of what was pushed, while there is time. Nothing depends on it."""
+        for view in views:
+            if isinstance(view.source, PushSource):
+                with suppress(PushLogError, FormatError):  # whoever reads the log says what is wrong with it
+                    self.pushes.compact(view.name)
+
+    def push(self, view: str, rows: object, *, push_id: str | None = None) -> PushReport:
+        """Keep rows that are true now, or were: durably in the push log, and then online by newest-wins. All or none.
+
+        Once it returns, the rows are in history, and in the next answer of every reader of the log.
+
+        Args:
+            view: the name of a view with a `PushSource`.
+            rows: a list of mappings, or an Arrow table or batch. Each has every join key and every feature (None for no
+                value), and may have ``event_timestamp`` and ``created_timestamp``, which are now unless given.
+            push_id: names this push. Pushing again under the same id adds nothing, so a push whose answer was lost can
+                be sent again. None makes a new one.
+
+        Raises:
+            UnknownNameError: there is no such view.
+            RequestError: the view takes no pushes, or a row is wrong (`PushedRowsError`, which lists each).
+            StoreReadOnlyError: this project may not push.
+            PushLogError: the rows could not be kept. An online store that cannot be written is no error: the report
+                says so.
+        """
+        from llmfeatures.push import Pusher
+
+        if self.config.online.access == "read":
+            raise StoreReadOnlyError(
+                'this project may only read ([online] access = "read"); push from one that may write'
+            )
+        pusher = Pusher(
+            pushes=self.pushes,
+            online=lambda: self.online,
+            state=self.state,
+            views=self.registry.views,
+            max_skew=self.config.online.max_skew,
+            expires=self.clock is system_clock,
         )
+        return pusher.push(self.registry.view(view), rows, push_id=push_id, now=self.clock())
 
     def get_online_features(
         self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
@@ -385,6 +482,30 @@ class Project:
         """The records of completed materializations, oldest first."""
         return list(self.state.runs(view))
 
+    def status(self, *, seconds: float = 2.0) -> Status:
+        """How old the online store is view by view, what it holds, and what went wrong.
+
+        Args:
+            seconds: how long online keys may be counted; of more keys than that allows, there are estimates.
+
+        Raises:
+            ConfigError: the online store's URL is of no known kind.
+        """
+        from llmfeatures.status import Place, read_status
+
+        kind, where = configuration.online_place(self.config)
+        return read_status(
+            self.config.project.name,
+            self.registry.views,
+            place=Place(kind, where, configuration.namespace(self.config), self.config.online.access),
+            online=lambda: self.online,
+            pushes=lambda: self.pushes,
+            state=self.state,
+            now=self.clock(),
+            fixed_clock=self.config.project.now is not None,
+            seconds=seconds,
+        )
+
     def check(self) -> list[Problem]:
         """Everything that is wrong with the registry's sources and the prompt files, without rendering one."""
         problems: list[Problem] = []
@@ -426,9 +547,20 @@ class Project:
 
     def close(self) -> None:
         """Give back what was opened."""
-        for name in ("online", "offline"):
+        for name in ("online", "offline", "pushes"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+
+
+def _complete_up_to(view: FeatureView, meta: Meta | None) -> datetime | None:
+    """The watermark of a view's last complete run under its present definition."""
+    held = None if meta is None else meta.views.get(view.name)
+    if held is None or held.schema_hash != schema_hash(view):
+        return None
+    try:
+        return datetime.fromisoformat(held.watermark)
+    except ValueError:
+        return None
 
 
 def _prompt_problem(name: str, error: LLMFeaturesError) -> Problem:
