@@ -664,7 +664,7 @@ def test_a_store_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     project = make_project(tmp_path, online="redis://127.0.0.1:1/0")
     ran = cli("materialize", "--project", project)
     assert ran.code == 1
-    assert re.fullmatch(r"error: [^\n]+\n", ran.err), ran.err
+    assert re.fullmatch(r"error: [^\n]+\nerror: view 'activity' was not run\n", ran.err), ran.err
     context = cli("context", "home", "user_id=a", "--project", project)
     assert context.code == 0
     assert context.err.startswith("note: segment, watched unavailable: ")

@@ -64,7 +64,7 @@ AT_ONCE = st.lists(st.builds(Ask, st.tuples(st.sampled_from(["a", "b", "nobody"]
 
 
 @pytest.mark.parametrize("strategy", STORES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_views_of_one_file_follow_the_rule(strategy: str | None, data: st.DataObject) -> None:
     created, first = data.draw(st.booleans()), data.draw(st.booleans())

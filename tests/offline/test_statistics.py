@@ -66,7 +66,7 @@ MOMENTS = st.none() | st.sampled_from([-(10**15), -2, 0, 3, 20, 2 * 10**16])
 """Among them such before and after all that nanoseconds can count to."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=ROWS,
     asks=st.lists(st.builds(Ask, st.tuples(st.sampled_from(["a", "b", "c", "ä"])), MOMENTS), max_size=6),

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 def found(root: Path, source: Any) -> list[str] | None:
     """The files, relative to the project, by name."""
-    told = versions(root, FeatureView("x", USER, source, {"v": "str"}))
+    told = versions(root, FeatureView("x", USER, source, {"v": "str"}), None)
     return None if told is None else [str(Path(one.rsplit(" ", 2)[0]).relative_to(root)) for one in told]
 
 
@@ -77,11 +77,11 @@ def test_the_files_of_a_path(root: Path) -> None:
 
 def test_a_file_that_is_written_again_is_another_version(root: Path) -> None:
     view = FeatureView("x", USER, SqlSource("FROM 'data/a.parquet'"), {"v": "str"})
-    before = versions(root, view)
+    before = versions(root, view, None)
     (root / "out.jsonl").write_text("an output of the last run")
-    assert versions(root, view) == before
+    assert versions(root, view, None) == before
     os.utime(root / "data/a.parquet", ns=(1, 1))
-    assert versions(root, view) != before
+    assert versions(root, view, None) != before
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
