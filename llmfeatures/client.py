@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import httpx
 
@@ -17,10 +17,8 @@ from llmfeatures import calls
 from llmfeatures.calls import Call, Timeout
 from llmfeatures.context import FeatureValue, PromptContext
 from llmfeatures.errors import RequestError
+from llmfeatures.push_report import PushReport
 from llmfeatures.version import __version__
-
-if TYPE_CHECKING:
-    from llmfeatures.push import PushReport
 
 _AGAIN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """After these a call is sent again: it was never sent, or the connection ended before an answer, and every call may be
@@ -80,7 +78,7 @@ class Client:
 
     def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
         """As `Project.push`. Without a ``push_id`` one is made, so that a repeated try pushes nothing twice."""
-        return self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex, _report()))
+        return self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex))
 
     def registry(self) -> dict[str, Any]:
         """What the service can be asked for: entities, views, on-demand features and prompts, as plain data."""
@@ -179,7 +177,7 @@ class AsyncClient:
 
     async def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
         """As `Client.push`."""
-        return await self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex, _report()))
+        return await self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex))
 
     async def registry(self) -> dict[str, Any]:
         """As `Client.registry`."""
@@ -273,9 +271,3 @@ def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     if api_key is not None:
         headers["authorization"] = f"Bearer {api_key}"
     return {"base_url": url, "headers": headers, "timeout": timeout, "follow_redirects": False}
-
-
-def _report() -> Callable[..., PushReport]:
-    from llmfeatures.push import PushReport
-
-    return PushReport

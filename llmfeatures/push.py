@@ -26,29 +26,13 @@ from llmfeatures.ports import (
     StateStore,
     ViewFields,
 )
+from llmfeatures.push_report import PushReport
 from llmfeatures.pushable import canonical_rows, pushed_columns
 from llmfeatures.schema import FeatureView, PushSource
 
 LONGEST_ID = 200
 _AT_ONCE = 10_000
 """Rows of one online write."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushReport:
-    """What became of a push that is durable.
-
-    ``rows`` were accepted under ``push_id``; when it is ``repeated``, an earlier push with this id has them, and
-    nothing was added. ``online`` is False when they could not be written online, for the reason ``problem``: the next
-    materialize does it.
-    """
-
-    view: str
-    push_id: str
-    rows: int
-    repeated: bool
-    online: bool
-    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +55,8 @@ class Pusher:
 
         Raises:
             RequestError: the view takes no pushes, or the rows or the push id are wrong.
-            PushLogError: the rows could not be kept; nothing was acknowledged.
+            ConfigError: the online store's URL is wrong.
+            PushLogError: the rows could not be kept. After any of these nothing was acknowledged.
         """
         self._check_view(view)
         _check_id(push_id)
@@ -85,6 +70,7 @@ class Pusher:
         )
         if not batch.num_rows:
             return PushReport(view=view.name, push_id=push.push_id, rows=0, repeated=False, online=True)
+        self.online()  # what is wrong with the configuration is said before anything is kept
         kept: Push | None = push
         repeated = not self.pushes.append(view.name, push)
         if repeated:
@@ -107,8 +93,9 @@ class Pusher:
             raise RequestError(f"view {view.name!r} takes no pushes; {choices}; give it a PushSource")
         if view.aggregates:
             raise RequestError(
-                f"view {view.name!r} aggregates events, and those cannot be pushed yet; write them where its batch "
-                "source is, and materialize"
+                f"view {view.name!r} aggregates, so it takes no pushes: its values change at multiples of its cadence "
+                "only; write the events where its batch source is, and materialize, or, for the newest value at once, "
+                "push to a view with a plain feature"
             )
 
     def _write(self, view: FeatureView, batch: pa.RecordBatch, now: datetime) -> str | None:

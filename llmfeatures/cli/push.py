@@ -55,7 +55,7 @@ def push(
 
 def _push_all(project: Project, view: str, source: Iterator[Batch], push_id: str | None) -> dict[str, Any]:
     """Push batch after batch; a batch with a bad row ends it, and what came before it stays."""
-    from llmfeatures.errors import PushedRowsError
+    from llmfeatures.errors import LLMFeaturesError, PushedRowsError
 
     rows = repeated = number = 0
     problem: str | None = None
@@ -72,6 +72,10 @@ def _push_all(project: Project, view: str, source: Iterator[Batch], push_id: str
     except PushedRowsError as error:
         _tell(error, batch, rows)
         raise typer.Exit(FOUND_PROBLEMS) from None
+    except (LLMFeaturesError, KeyboardInterrupt):
+        if rows:
+            terminal.note(f"{rows:,} rows are pushed, and nothing after them")
+        raise
     return {
         "view": view,
         "push_id": push_id,

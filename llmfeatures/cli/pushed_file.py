@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ def batches(file: str, view: FeatureView, size: int) -> Iterator[Batch]:
 
     Raises:
         RequestError: the file cannot be read, or is of no known kind.
-        PushedRowsError: while they are read: a line is no row.
+        PushedRowsError: while they are read: a line is no row, or no text.
     """
     suffix = ".jsonl" if file == "-" else Path(file).suffix.lower()
     readers = {".parquet": _parquet, ".jsonl": _json, ".ndjson": _json, ".csv": _csv}
@@ -69,10 +70,23 @@ def _parquet(file: str, _view: FeatureView, size: int) -> Iterator[Batch]:
         raise RequestError(f"{file} cannot be read as Parquet; write it again") from None
 
 
-def _opened(file: str) -> Any:
-    if file != "-":
-        return Path(file).open(encoding="utf-8", newline="")
-    return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8")
+@contextmanager
+def _opened(file: str) -> Generator[Any]:
+    """The lines of a file, without the mark that some programs put before UTF-8."""
+    name = "standard input" if file == "-" else file
+    try:
+        with (
+            io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
+            if file == "-"
+            else Path(file).open(encoding="utf-8-sig", newline="")
+        ) as lines:
+            yield lines
+    except UnicodeDecodeError:
+        raise PushedRowsError(f"{name} is not all UTF-8 text; write it again as UTF-8") from None
+    except csv.Error as error:
+        raise PushedRowsError(f"{name} cannot be read as CSV: {error}; write it again") from None
+    except OSError as error:
+        raise RequestError(f"{name} cannot be read: {error.strerror}; give this process access") from None
 
 
 def _json(file: str, _view: FeatureView, size: int) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from llmfeatures.ports import PUSHED_EVENT, PUSHED_ID, PUSHED_RECEIVED
 from llmfeatures.push_log.ids import PushIds, index_bytes
-from llmfeatures.push_log.locks import lock_file, locked, sync_file
+from llmfeatures.push_log.locks import lock_file, locked, sync_file, unlock
 from llmfeatures.push_log.manifest import Manifest, Part, added, read_manifest, write_durably, write_manifest
 from llmfeatures.push_log.segment import Frame, id_digest, kept_schema
 from llmfeatures.push_log.snapshot import Tail, by_columns, index, read_tail, segment_names, table_of, unreadable
@@ -40,14 +40,14 @@ _ABANDONED = 60
 
 
 def compact(folder: Path, *, at_once: int = AT_ONCE, together: int = TOGETHER) -> bool:
-    """Tidy up a view's folder; False when somebody else is at it, or there is no folder.
+    """Tidy up a view's folder; False when somebody else is at it.
 
     Raises:
         PushLogError: something could not be written. Nothing is lost: the segments stay.
         FormatError: a file is of another format.
     """
     if not folder.is_dir():
-        return False
+        return True
     try:
         with lock_file(folder / LOCK, wait=False) as mine:
             if not mine:
@@ -110,6 +110,7 @@ def _abandoned(path: Path) -> bool:
     try:
         return locked(handle)
     finally:
+        unlock(handle)
         os.close(handle)
 
 
@@ -142,9 +143,9 @@ def _written(folder: Path, columns: Mapping[str, Any], batches: Iterable[Any], d
         bytes=unfinished.stat().st_size,
         ids=_sum(kept),
     )
-    write_durably(folder / part.index, index_bytes(kept))
     unfinished.rename(folder / part.parquet)
-    return part  # the manifest's sync of the folder has its name on disk too
+    write_durably(folder / part.index, index_bytes(kept))  # has both names on disk, before a manifest can be there
+    return part
 
 
 def _sum(digests: Iterable[bytes]) -> int:
@@ -235,4 +236,5 @@ def _remove_unheld(path: Path) -> None:
             if locked(handle):
                 path.unlink()
         finally:
+            unlock(handle)
             os.close(handle)

@@ -39,10 +39,14 @@ def find(folder: Path, seen: Seen, index: Callable[[Part], PushIds], push_id: st
 def _in_part(path: Path, part: Part, push_id: str) -> Push | None:
     schema = pushed_schema(part.columns)
     with pq.ParquetFile(path) as file:  # its rows are sorted by key, so they may lie in several row groups
-        groups = (file.read_row_group(number) for number in range(file.num_row_groups))
-        mine = pa.concat_tables([one.filter(_pc.field(PUSHED_ID) == push_id) for one in groups])
-    if not mine.num_rows:
+        parts = [
+            file.read_row_group(number).filter(_pc.field(PUSHED_ID) == push_id)
+            for number in range(file.num_row_groups)
+            if _pc.any(_pc.equal(file.read_row_group(number, columns=[PUSHED_ID]).column(0), push_id)).as_py()
+        ]
+    if not parts:
         return None
+    mine = pa.concat_tables(parts)
     (received,) = python_values(DType("timestamp"), mine.column(PUSHED_RECEIVED).slice(0, 1))
     rows = mine.select(schema.names).cast(schema).combine_chunks().to_batches()[0]
     return Push(push_id=push_id, received=received, columns=part.columns, rows=rows)

@@ -17,7 +17,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _PATIENCE = 30.0
-_UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+_UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 
 
 def locked(handle: int, *, shared: bool = False) -> bool:
@@ -37,6 +37,14 @@ def locked(handle: int, *, shared: bool = False) -> bool:
     return True
 
 
+def unlock(handle: int) -> None:
+    """Give back the lock of an open file. To close it is not enough: a child process that was forked meanwhile has the
+    file open too."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
 @contextmanager
 def lock_file(path: Path, *, wait: bool) -> Generator[bool]:
     """Hold the lock that a file stands for; the file is made when it is not there, and stays.
@@ -50,6 +58,7 @@ def lock_file(path: Path, *, wait: bool) -> Generator[bool]:
     try:
         yield _waited(handle, path) if wait else locked(handle)
     finally:
+        unlock(handle)
         os.close(handle)
 
 
@@ -92,6 +101,18 @@ def sync_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in _UNSYNCABLE:
             raise
+
+
+def sync_folders(path: Path) -> None:
+    """Have a folder's names on disk, and its own name and those of the folders above it, up to the root of its
+    filesystem or one that is not ours to read: whoever made them may not have synced them yet."""
+    sync_folder(path)
+    while not path.is_mount() and path != path.parent:
+        path = path.parent
+        try:
+            sync_folder(path)
+        except PermissionError:
+            return
 
 
 def make_folder(path: Path) -> None:

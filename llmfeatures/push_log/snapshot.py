@@ -22,7 +22,7 @@ import pyarrow as pa
 from llmfeatures.errors import PushLogError
 from llmfeatures.ports import PushedRows
 from llmfeatures.push_log.ids import PushIds
-from llmfeatures.push_log.locks import locked
+from llmfeatures.push_log.locks import locked, unlock
 from llmfeatures.push_log.manifest import Manifest, Part, read_manifest
 from llmfeatures.push_log.segment import (
     SUFFIX,
@@ -175,6 +175,7 @@ def _pin(path: Path, held: ExitStack) -> None:
     except FileNotFoundError:
         raise Moved from None
     held.callback(os.close, handle)
+    held.callback(unlock, handle)
     if not locked(handle, shared=True):
         raise Moved  # it is being removed
     try:

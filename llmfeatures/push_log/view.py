@@ -93,10 +93,11 @@ class View:
         if writer is not None:
             writer.seal()
 
-    def tidy(self) -> None:
-        """Compact the folder, after whichever thread of this process is at it; another process is not waited for."""
+    def tidy(self) -> bool:
+        """Compact the folder, after whichever thread of this process is at it; another process is not waited for, and
+        what it does not see any more is left: False then."""
         with self._tidy_lock:
-            compact(self.folder)
+            return compact(self.folder)
 
     def look(self, pins: ExitStack | None) -> Seen:
         """The folder as it is now; see `snapshot.look`."""

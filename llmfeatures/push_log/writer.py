@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmfeatures.clock import stamp, system_clock
 from llmfeatures.errors import PushLogError
-from llmfeatures.push_log.locks import locked, make_folder, sync_data, sync_folder, write_all
+from llmfeatures.push_log.locks import locked, make_folder, sync_data, sync_folders, unlock, write_all
 from llmfeatures.push_log.segment import SUFFIX, Header, frame_of, header_line
 from llmfeatures.types import DType
 
@@ -103,7 +103,7 @@ class SegmentWriter:
                 try:
                     sync_data(self._handle)
                     if not self._synced:
-                        sync_folder(self.path.parent)
+                        sync_folders(self.path.parent)
                 except OSError as error:
                     self._broken = f"{error.strerror}"
                 else:
@@ -116,6 +116,7 @@ class SegmentWriter:
         if self._handle >= 0:
             with suppress(PushLogError):  # whoever waits for it is told in `sync`
                 self.sync(self.end)
+            unlock(self._handle)
             self.drop()
 
     def drop(self) -> None:

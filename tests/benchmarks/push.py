@@ -115,6 +115,7 @@ def main() -> None:
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "rows_per_second": round(statistics.median(pushes)),
                 "bare_fdatasync_rows_per_second": round(statistics.median(floors)),
+                "rounds": [[round(a), round(b)] for a, b in zip(pushes, floors, strict=True)],
                 "ratio": round(statistics.median(a / b for a, b in zip(pushes, floors, strict=True)), 3),
             },
             indent=1,

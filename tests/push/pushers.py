@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from llmfeatures.push_log.folder import FolderPushLog
+from llmfeatures.push_log.segment import id_digest
 from llmfeatures.testing.push_log import push_of
 
 ROWS = 3
@@ -30,17 +31,23 @@ def push(folder: Path, name: str, seed: int, count: int) -> None:
         shared = number % 3 == 0
         push_id = f"shared {number}" if shared else f"{name} {number}"
         new = log.append("v", push_of(push_id, rows_of(push_id), fresh=not shared))
-        print("new" if new else "old", push_id, _synced(log), flush=True)
+        print("new" if new else "old", push_id, _on_disk(log, push_id, new), flush=True)
         if shared:
             assert not log.append("v", push_of(push_id, [("another", 0)]))
         time.sleep(chance.random() * 0.002)
     log.close()
 
 
-def _synced(log: FolderPushLog) -> str:
-    """The segment that this process appends to, and how much of it is on disk."""
-    writer = log._view("v")._writer
-    return "- 0" if writer is None else f"{writer.name} {writer._synced}"
+def _on_disk(log: FolderPushLog, push_id: str, new: bool) -> str:
+    """The segment that holds a push, and how much of it this process has synced; ``- 0`` when it is in a part. One that
+    was there already is mostly in a segment of another process, which may be killed before it syncs it itself."""
+    view = log._view("v")
+    if new:
+        writer = view._writer
+        return "- 0" if writer is None else f"{writer.name} {writer._synced}"
+    digest = id_digest(push_id)
+    held = ((name, read.upto) for name, read in view._known._segments.items() if digest in read.digests)
+    return " ".join(map(str, next(held, ("-", 0))))
 
 
 def compact(folder: Path, seed: int) -> None:

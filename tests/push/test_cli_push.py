@@ -55,6 +55,14 @@ def test_files_of_each_kind(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert rows(root)[2]["_event_timestamp"].isoformat() == "2026-05-01T00:00:00+00:00"
 
 
+def test_a_mark_before_the_text_is_no_part_of_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "r.jsonl").write_text(LINES, encoding="utf-8-sig")
+    (root / "r.csv").write_text("user_id,genre,score,count\nc,x,1.5,1\n", encoding="utf-8-sig")
+    for name in ("r.jsonl", "r.csv"):
+        assert push(root, "taste", str(root / name)) == 0, capsys.readouterr().err
+    assert [row["user_id"] for row in rows(root)] == ["a", "b", "c"]
+
+
 def test_standard_input(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     class Input:
         buffer = io.BytesIO(LINES.encode())
@@ -86,16 +94,37 @@ def test_a_push_that_is_run_again_repeats_nothing(
         assert [row["count"] for row in rows(root)] == list(range(35))
 
 
+def test_an_error_in_the_middle_says_what_is_pushed(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmfeatures.cli.push.BATCH_ROWS", 10)
+    lines = [json.dumps({"user_id": f"u{n:02}", "genre": "x", "score": 1.0, "count": n}) for n in range(15)]
+    lines[12] = lines[12].replace('"x"', f'"{"x" * 3_000}"')
+    (root / "rows.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr("llmfeatures.push_log.segment.LARGEST", 2_500)
+    assert push(root, "taste", str(root / "rows.jsonl")) == 1
+    said = capsys.readouterr().err
+    assert "note: 10 rows are pushed, and nothing after them" in said
+    assert "too large to be kept at once" in said
+    assert len(rows(root)) == 10
+
+
 def test_what_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "r.jsonl").write_text("[1]\n")
     (root / "r.csv").write_text("user_id,genre,score,count\na,x,much,1\n")
     (root / "short.csv").write_text("user_id,genre,score,count\na,x\n")
     (root / "r.txt").write_text("")
     (root / "r.parquet").write_text("")
+    (root / "latin.jsonl").write_bytes(LINES.replace("x", "é").encode("latin-1"))
+    (root / "latin.csv").write_bytes("user_id,genre,score,count\na,é,1,1\n".encode("latin-1"))
+    (root / "long.csv").write_text(f"user_id,genre,score,count\na,{'x' * 200_000},1,1\n")
     for arguments, code, said in (
         (["taste", "r.jsonl"], 1, "line 1 is no JSON object"),
         (["taste", "r.csv"], 1, "line 2, column 'score': not a float"),
         (["taste", "short.csv"], 1, "line 2 has more or fewer columns"),
+        (["taste", "latin.jsonl"], 1, "latin.jsonl is not all UTF-8 text; write it again as UTF-8"),
+        (["taste", "latin.csv"], 1, "latin.csv is not all UTF-8 text"),
+        (["taste", "long.csv"], 1, "cannot be read as CSV: field larger than field limit"),
         (["taste", "r.txt"], 2, "of no known kind"),
         (["taste", "gone.csv"], 2, "is not there"),
         (["taste", "r.parquet"], 2, "cannot be read as Parquet"),

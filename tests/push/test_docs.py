@@ -8,11 +8,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmfeatures import PushSource
 from llmfeatures.cli.app import run
 
 PAGE = Path(__file__).parents[2] / "docs" / "push.md"
@@ -34,6 +36,15 @@ def test_the_python_example(project: dict[str, str]) -> None:
     with contextlib.redirect_stdout(out):
         exec(compile(project["push"] + "project.close()\n", "push.md", "exec"), {"__name__": "push"})
     assert out.getvalue() == project["output"]
+
+
+def test_the_registry_beside_aggregations(project: dict[str, str]) -> None:
+    held: dict[str, Any] = {}
+    exec(compile(project["python"], "push.md", "exec"), held)
+    now, watching = held["registry"].views
+    assert isinstance(now.source, PushSource)
+    assert not now.aggregates
+    assert watching.aggregates
 
 
 def test_the_commands(

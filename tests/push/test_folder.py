@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from llmfeatures.ports import PUSHED_ID, PUSHED_RECEIVED, Push, PushedRows, Push
 from llmfeatures.push_log import compaction, manifest, segment
 from llmfeatures.push_log.folder import FolderPushLog
 from llmfeatures.push_log.ids import index_bytes
+from llmfeatures.push_log.locks import lock_file
 from llmfeatures.push_log.mounts import volatile
 from llmfeatures.testing.push_log import COUNTED, PushLogTests, kept, push_of
 
@@ -193,6 +194,37 @@ def test_a_torn_push_of_a_dead_writer_is_gone_and_the_rest_becomes_parquet(tmp_p
     log.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="says which file is synced")
+def test_what_is_on_disk_when_a_push_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The push, and of a new segment its name and those of the folders that were made for it."""
+    synced: list[tuple[Path, int]] = []
+
+    def recorded(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def recording(handle: int) -> None:
+            synced.append((Path(f"/proc/self/fd/{handle}").readlink(), os.fstat(handle).st_size))
+            sync(handle)
+
+        return recording
+
+    log = FolderPushLog(tmp_path / "data" / "pushes")
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, recorded(getattr(os, name)))
+    log.append("v", push_of("one", [("a", 1)]))
+    folder = log.folder / "v"
+    (segment_path,) = folder.glob("*.seg")
+    (place,) = [place for place, (path, _) in enumerate(synced) if path == segment_path]
+    assert synced[place][1] == segment_path.stat().st_size
+    after = [path for path, _ in synced[place + 1 :]]
+    assert after[:4] == [folder, log.folder, log.folder.parent, tmp_path]
+    synced.clear()
+    log.append("v", push_of("two", [("a", 2)], fresh=True))
+    assert synced == [(segment_path, segment_path.stat().st_size)]
+    synced.clear()
+    assert not log.append("v", push_of("two", [("a", 3)]))  # a repeat is acknowledged, too: its first writer may die
+    assert [path for path, _ in synced if path.suffix != ".lock"][-2:] == [segment_path, folder]
+    log.close()
+
+
 def test_an_old_segment_becomes_parquet_on_its_own(tmp_path: Path) -> None:
     log = FolderPushLog(tmp_path, segment_seconds=0.05)
     log.append("v", push_of("one", [("a", 1)]))
@@ -220,6 +252,79 @@ def test_large_segments_become_parquet_on_their_own_and_small_files_become_one(t
     assert size.parts < compaction.TOGETHER
     assert (size.rows, size.waiting) == (150, 0)
     assert kept(log) == expected
+    log.close()
+
+
+def test_what_another_process_kept_from_being_tidied_up_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmfeatures.push_log.tidying._BUSY", 0.05)
+    (tmp_path / "v").mkdir()
+    log = FolderPushLog(tmp_path, segment_seconds=0.05)
+    with lock_file(tmp_path / "v" / compaction.LOCK, wait=False) as mine:
+        assert mine
+        log.append("v", push_of("one", [("a", 1)]))
+        time.sleep(0.3)
+        assert log.size("v").waiting == 1
+    deadline = time.monotonic() + 20
+    while log.size("v").waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert kept(log) == [("one", "a", 1)]
+    log.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_that_was_forked_under_a_lock_does_not_keep_it(tmp_path: Path) -> None:
+    log = FolderPushLog(tmp_path)
+    log.append("v", push_of("one", [("a", 1)]))
+    log.compact("v")
+    log.append("v", push_of("two", [("a", 2)]))
+    gate, opened = os.pipe()
+    with (
+        lock_file(tmp_path / "lock", wait=False),
+        lock_file(tmp_path / "v" / compaction.LOCK, wait=False),
+        log.rows("v") as (found, *_),
+    ):
+        (held,) = found.files
+        child = os.fork()
+        if not child:
+            os.close(opened)
+            os.read(gate, 1)
+            os._exit(0)
+    try:
+        with lock_file(tmp_path / "lock", wait=False) as mine:
+            assert mine
+        for number in range(2, compaction.TOGETHER + 1):
+            log.append("v", push_of(str(number), [("a", number)]))
+            log.compact("v")
+        assert log.size("v").waiting == 0
+        log.compact("v")
+        assert not held.exists()
+    finally:
+        os.close(opened)
+        assert os.waitpid(child, 0)[1] == 0
+        os.close(gate)
+        log.close()
+
+
+def test_a_push_is_found_in_several_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_ROW_GROUP", 3)
+    log = FolderPushLog(tmp_path)
+    rows = {one: [(f"u{number:02}", number) for number in range(one, 20, 2)] for one in (0, 1)}
+    for one, held in rows.items():
+        log.append("v", push_of(f"push {one}", held))
+    log.append("v", push_of("nothing", []))
+    log.compact("v")
+    (part,) = (tmp_path / "v").glob("*.parquet")
+    assert pq.ParquetFile(part).num_row_groups > 3
+    for one, held in rows.items():
+        found = log.find("v", f"push {one}")
+        assert found is not None
+        assert [(row["user_id"], row["watched"]) for row in found.rows.to_pylist()] == held
+    assert log.find("v", "nothing") is None
+    assert not log.append("v", push_of("nothing", [("a", 1)]))
     log.close()
 
 

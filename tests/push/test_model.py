@@ -118,4 +118,4 @@ class Pushes(RuleBasedStateMachine):
 
 
 TestPushes = Pushes.TestCase
-TestPushes.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestPushes.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)

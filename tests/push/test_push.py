@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from llmfeatures import Project
 from llmfeatures.errors import (
+    ConfigError,
     PushedRowsError,
     RequestError,
     SourceError,
@@ -208,7 +210,7 @@ def test_who_takes_no_pushes(tmp_path: Path) -> None:
         Project.load(tmp_path).push("taste", [row()])
     counted: Any = [{"name": "n", "function": "count"}]
     aggregated, _ = make(tmp_path / "other", features=counted, cadence="1d")
-    with pytest.raises(RequestError, match="events, and those cannot be pushed yet"):
+    with pytest.raises(RequestError, match=r"aggregates, so it takes no pushes: .* to a view with a plain feature"):
         aggregated.push("taste", [])
     aggregated.close()
     project.close()
@@ -263,6 +265,53 @@ def test_the_online_store_fails_and_materialize_mends_it(tmp_path: Path, monkeyp
     (done, _) = project.materialize().views
     assert not done.full
     assert online(project) == ("drama", "present")
+    project.close()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_pushes_while_materialize_runs(tmp_path: Path, redis_url: str, full: bool) -> None:
+    """A full run removes none of them, and an incremental one brings those online that are not: old events, too."""
+    make(tmp_path, online=redis_url)[0].close()
+    project, other = Project.load(tmp_path), Project.load(tmp_path)
+    project.materialize()
+    old = {"event_timestamp": "2020-01-01T00:00Z", "created_timestamp": "2020-01-01T00:00Z"}
+    users = [f"u{number}" for number in range(40)]
+
+    def push() -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            if not full:
+                patched.setattr(other, "online", Away())
+            for user in users:
+                assert other.push("taste", [row(user, **old)]).online == full
+
+    with ThreadPoolExecutor(1) as pool:
+        pushing = pool.submit(push)
+        while not pushing.done():
+            project.materialize(full=full)
+        pushing.result()
+    if not full:
+        (done, _) = project.materialize().views
+        assert not done.full
+    found = project.get_online_features(["genre"], [{"user_id": user} for user in users])
+    assert [one["genre"].value for one in found] == ["drama"] * len(users)
+    for one in (project, other):
+        one.close()
+
+
+class Away:
+    """An online store that nobody reaches."""
+
+    def write(self, *_args: object, **_options: object) -> None:
+        raise StoreUnavailableError("the store is away")
+
+    def close(self) -> None: ...
+
+
+def test_a_wrong_configuration_is_said_before_anything_is_kept(tmp_path: Path) -> None:
+    project, _ = make(tmp_path, online="other://nowhere")
+    with pytest.raises(ConfigError):
+        project.push("taste", [row()])
+    assert project.pushes.size("taste").pushes == 0
     project.close()
 
 
@@ -389,7 +438,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_pushed_values_are_the_same_online_and_in_history(data: st.DataObject, tmp_path_factory: Any) -> None:
     dtypes = data.draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=4))
