@@ -12,11 +12,11 @@ from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
-from llmfeatures.context import FeatureValue, PromptContext, made_context, prompt_id
+from llmfeatures.context import FeatureValue, PromptContext, made_context, prompt_id, request_id
 from llmfeatures.errors import (
     ConfigError,
     FeatureNotPresentError,
@@ -41,6 +41,7 @@ Timeout = float | timedelta | str | None
 TIMEOUT = 0.25
 """Seconds for the online reads of a call together, unless the project or the call says otherwise."""
 Parts = Generator[Any, Any, ReadResult]
+_new = cast("Callable[..., Any]", tuple.__new__)
 Call = tuple[dict[str, Any], dict[str, Any]]
 """One row of a call: canonical join keys and inputs."""
 
@@ -198,7 +199,7 @@ class ContextBuilder(_Builder):
             RenderError: the template failed with these values.
         """
         plan, usual = self._prompts.compiled(prompt)
-        at_clock, limit = clock_name(clock), seconds(timeout)
+        at_clock, limit = clock_name(clock), None if timeout is None else seconds(timeout)
         asked = None
         if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
             asked = self._store.ask(read, limit)
@@ -294,7 +295,7 @@ class AsyncContextBuilder(_Builder):
     ) -> PromptContext:
         """As `ContextBuilder.build_context`."""
         plan, usual = self._prompts.compiled(prompt)
-        at_clock, limit = clock_name(clock), seconds(timeout)
+        at_clock, limit = clock_name(clock), None if timeout is None else seconds(timeout)
         asked = None
         if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
             asked = await self._store.ask(read, limit)
@@ -378,7 +379,7 @@ class SyncReader:
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
             if timeout is None and self._checked:  # the store has the same timeout
-                return Asked(self.store.read([read]), None, deadline)
+                return _new(Asked, (self.store.read([read]), None, deadline))
             return Asked(self._perform([read], deadline), None, deadline)
         except StoreUnavailableError as error:
             return Asked(None, error, deadline)
@@ -496,7 +497,7 @@ def _context(
     finished = plan.finish(slots, keys, inputs, as_of)
     return made_context(
         {
-            "request_id": os.urandom(16).hex(),
+            "request_id": request_id(),
             "prompt": plan.name,
             "version": plan.version,
             "prompt_id": prompt_id(finished.messages),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
+import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import orjson
@@ -246,9 +248,19 @@ made_manifest = _unvalidated(Manifest)
 made_context = _unvalidated(PromptContext)
 
 
+_random = random.Random()  # noqa: S311  an id is no secret, and the system's random bytes cost a system call
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+def request_id() -> str:
+    """A new id for one call: 128 random bits, in hex."""
+    return _random.randbytes(16).hex()
+
+
 def prompt_id(messages: Sequence[tuple[str, str]]) -> str:
     """SHA-256, in hex, of the compact UTF-8 JSON ``[[role, content], ...]``."""
-    return hashlib.sha256(orjson.dumps(list(map(tuple, messages)))).hexdigest()
+    return sha256(orjson.dumps(messages, default=tuple)).hexdigest()  # a named tuple is nothing to orjson
 
 
 def _feature_value(dtype: DType, given: Any) -> FeatureValue:

@@ -77,6 +77,12 @@ class ViewStatus:
     pushes: PushSize | None
     failures: tuple[FailureRecord, ...]
 
+    @property
+    def available(self) -> bool | None:
+        """Whether the view's features can be read: it was filled, and under the registry's definition. None when
+        nobody knows."""
+        return None if self.current is None else self.current and self.watermark is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -97,8 +103,8 @@ class Status:
 
     @property
     def well(self) -> bool:
-        """Whether the store was reached and no view is late."""
-        return self.store.reachable and not self.late
+        """Whether the store was reached, every view's features can be read, and no view is late."""
+        return self.store.reachable and not self.late and all(view.available for view in self.views)
 
 
 class Place(NamedTuple):
@@ -163,7 +169,7 @@ def read_status(
     )
     if fixed_clock:
         warnings.append(f"the project's clock is fixed at {iso(now)}: lags are measured against it")
-    warnings += [*_about_memory(usage), *_about_views(found)]
+    warnings += [*_about_memory(usage), *_about_absent(found), *_about_views(found)]
     return Status(project=project, now=now, fixed_clock=fixed_clock, store=store, views=found, warnings=tuple(warnings))
 
 
@@ -265,6 +271,15 @@ def _about_memory(usage: Usage | None) -> Iterator[str]:
         )
 
 
+def _about_absent(views: Iterable[ViewStatus]) -> Iterator[str]:
+    """Of views that are not online: those that this host knows to have been, and the others."""
+    absent = [view for view in views if view.current and view.watermark is None]
+    for ran, why in ((True, "the online store was emptied after the last run of"), (False, "never filled:")):
+        names = ", ".join(repr(view.view) for view in absent if (view.last_run is not None) is ran)
+        if names:
+            yield f"{why} {names}; the features are unavailable: run llmfeatures materialize"
+
+
 def _about_views(views: Iterable[ViewStatus]) -> Iterator[str]:
     for view in views:
         if view.current is False:
@@ -320,6 +335,7 @@ def _view_json(view: ViewStatus) -> dict[str, Any]:
         "watermark": None if view.watermark is None else iso(view.watermark),
         "lag": _seconds(view.lag),
         "late": view.late,
+        "available": view.available,
         "current": view.current,
         "unfinished": view.unfinished,
         "keys": view.keys,
@@ -417,6 +433,7 @@ _VIEW_SAMPLES: tuple[tuple[str, str, Callable[[ViewStatus], float | None]], ...]
     ("lag_seconds", "How far the view's watermark lies back.", lambda view: _seconds(view.lag)),
     ("cadence_seconds", "How often the view should be refreshed.", lambda view: _seconds(view.cadence)),
     ("late", "1 when the view is late against its cadence, else 0.", lambda view: view.late),
+    ("available", "1 when the view's features can be read online, else 0.", lambda view: view.available),
     ("current", "1 when the store holds the view as the registry defines it, else 0.", lambda view: view.current),
     ("unfinished", "1 when a full run of the view has begun and not completed, else 0.", lambda view: view.unfinished),
     ("online_keys", "Entity keys that have the view online; of very many, an estimate.", lambda view: view.keys),

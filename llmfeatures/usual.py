@@ -6,7 +6,6 @@ and with little between; it gives None for any other, which then goes the ordina
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ import orjson
 
 from llmfeatures.clock import back
 from llmfeatures.codec import STAMP_LENGTH, event_of
-from llmfeatures.context import FeatureValue, PromptContext, made_context, made_manifest, prompt_id
+from llmfeatures.context import FeatureValue, PromptContext, made_context, made_manifest, prompt_id, request_id
 from llmfeatures.errors import InvalidValueError, RenderError
 from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import Read
@@ -30,7 +29,7 @@ _new = cast("Callable[..., Any]", tuple.__new__)
 class Usual:
     """The usual call of one prompt. Immutable, as its plan is. Make it with `usual_of`."""
 
-    __slots__ = ("_config", "_fields", "_limits", "_moment_of", "_name", "_names", "_plan", "_prefix",
+    __slots__ = ("_config", "_fields", "_limits", "_manifest", "_moment_of", "_name", "_names", "_plan", "_prefix",
                  "_types", "_version", "parameter")  # fmt: skip
 
     def __init__(self, plan: PromptPlan, types: list[type]) -> None:
@@ -42,6 +41,16 @@ class Usual:
         self.parameter = features.roles[0].parameters[0]
         (join_key,) = features.roles[0].entity.join_keys
         self._prefix = f"{join_key}:"
+        self._manifest: dict[str, Any] = {
+            "source": "online",
+            "clock": None,
+            "degraded": False,
+            "problem": None,
+            "keys": {},
+            "inputs": plan.input_dtypes,
+            "features": plan.origins,
+            "library": __version__,
+        }
 
     def read(self, given: Mapping[str, Any]) -> Read | None:
         """What to read for a call; None when it is not the usual one."""
@@ -76,23 +85,24 @@ class Usual:
                 return None
         plan = self._plan
         features: dict[str, FeatureValue] = {}
-        rendered: dict[str, Any] = {}
+        variables = Names()
         for name, value, moment in zip(self._names, values, moments):  # noqa: B905  strict costs; all are one per feature
             features[name] = _new(FeatureValue, (value, "present", moment))
-            rendered[name] = value
+            variables[name] = value
         if plan.inputs:
-            rendered.update(plan.bind_inputs(given))
+            variables.update(plan.bind_inputs(given))
         parameter = self.parameter
-        keys = {parameter: given[parameter]}
-        rendered[parameter] = keys[parameter]
-        variables = Names(rendered)
+        variables[parameter] = key = given[parameter]
+        rendered = dict(variables)
         variables["as_of"] = as_of
         messages = plan.template.render(variables)
         if not messages:
             raise RenderError(plan.no_message)
+        manifest = self._manifest.copy()
+        manifest["keys"] = {parameter: key}
         return made_context(
             {
-                "request_id": os.urandom(16).hex(),
+                "request_id": request_id(),
                 "prompt": self._name,
                 "version": self._version,
                 "prompt_id": prompt_id(messages),
@@ -103,18 +113,7 @@ class Usual:
                 "documents": {},
                 "config": deepcopy(self._config) if self._config else {},
                 "tokens": None,
-                "manifest": made_manifest(
-                    {
-                        "source": "online",
-                        "clock": None,
-                        "degraded": False,
-                        "problem": None,
-                        "keys": keys,
-                        "inputs": plan.input_dtypes,
-                        "features": plan.origins,
-                        "library": __version__,
-                    }
-                ),
+                "manifest": made_manifest(manifest),
             }
         )
 

@@ -75,7 +75,37 @@ def test_a_store_that_was_never_filled(root: Path) -> None:
         ("activity", True, None, 0),
     ]
     assert status.late == ("activity",)
+    assert [one.available for one in status.views] == [False, False]
     assert not status.well
+    assert status.warnings == (
+        "never filled: 'segment', 'activity'; the features are unavailable: run llmfeatures materialize",
+    )
+
+
+def test_a_view_whose_features_are_unavailable_is_not_well(root: Path) -> None:
+    """Whether it has a cadence or not."""
+    project = load(root)
+    project.materialize(["activity"])
+    status = project.status()
+    assert [(one.view, one.available) for one in status.views] == [("segment", False), ("activity", True)]
+    assert (status.late, status.well) == ((), False)
+    project.materialize()
+    assert project.status().well
+
+
+def test_a_store_that_was_emptied(root: Path) -> None:
+    project = load(root)
+    project.materialize()
+    if project.config.online.url == "sqlite":
+        project.close()
+        (root / ".llmfeatures" / "online.sqlite").unlink()
+    else:
+        redis.Redis.from_url(project.config.online.url).flushall()
+    status = project.status()
+    assert not status.well
+    assert [one for one in status.warnings if one.startswith("the online store was emptied after the last run of ")]
+    project.materialize()
+    assert project.status().warnings == ()
 
 
 def test_what_is_online(root: Path) -> None:
@@ -131,6 +161,7 @@ def test_a_view_that_is_defined_otherwise_now(root: Path) -> None:
     path.write_text(path.read_text().replace("{watched: int}", "{watched: float}"))
     status = load(root).status()
     assert (view(status, "activity").current, view(status, "segment").current) == (False, True)
+    assert (view(status, "activity").available, view(status, "segment").available, status.well) == (False, True, False)
     assert [one for one in status.warnings if "'activity' was filled under another definition" in one]
 
 
@@ -179,6 +210,29 @@ def test_failures_since_the_last_run(root: Path) -> None:
     status = project.status()
     assert [one.message for one in view(status, "activity").failures] == ["reason 3"]
     assert [one.message for one in view(status, "segment").failures] == ["reason 9"]
+
+
+def test_a_push_log(root: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
+    path = root / "features.yaml"
+    path.write_text(path.read_text().replace("source: data/watched.parquet", "source: {batch: data/watched.parquet}"))
+    fix_clock(root)
+    project = load(root)
+    project.materialize()
+    for user in range(3):
+        project.push("activity", [{"user_id": f"new{user}", "watched": user}, {"user_id": "u1", "watched": user}])
+    found = view(project.status(), "activity")
+    assert found.pushes is not None
+    assert (found.pushes.rows, found.pushes.pushes, found.pushes.waiting) == (6, 3, 6)
+    assert found.pushes.bytes > 0
+    assert found.keys == USERS // 2 + 3
+    numbers = {one.name: one.value for one in status_samples(project.status()) if one.labels.get("view") == "activity"}
+    assert numbers["llmfeatures_view_push_log_waiting_rows"] == 6
+    assert view(project.status(), "segment").pushes is None
+    code, out, _ = cli("status", "--project", root)
+    assert code == 0
+    header, row = [line.split() for line in out.splitlines()[-2:]]
+    assert header == ["pushed", "view", "rows", "not", "compacted", "pushes", "segments", "parts", "bytes"]
+    assert row[:4] == ["activity", "6", "6", "3"]
 
 
 def test_records_that_cannot_be_read_are_a_warning(root: Path) -> None:
@@ -365,6 +419,7 @@ def test_the_json(root: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
         "watermark",
         "lag",
         "late",
+        "available",
         "current",
         "unfinished",
         "keys",

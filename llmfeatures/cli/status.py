@@ -19,7 +19,7 @@ _NUMBERS = ("keys", "bytes", "rows read", "keys written")
 def status(project: ProjectOption = HERE, as_json: JsonOption = False) -> None:
     """Show how old each view is against its cadence, what is online, and the last errors.
 
-    Exit code 1 when a view is late, or when the online store cannot be reached.
+    Exit code 1 when a view is late or its features are unavailable, or when the online store cannot be reached.
     """
     from llmfeatures.project import Project
     from llmfeatures.status import status_json
@@ -83,7 +83,7 @@ def _row(view: ViewStatus, *, exact: bool) -> tuple[str, ...]:
     return (
         view.view,
         state_of(view),
-        terminal.moment_text(view.watermark),
+        "-" if view.watermark is None else terminal.moment_text(view.watermark.replace(microsecond=0)),
         duration_words(view.lag),
         cadence_text(view),
         "-" if view.keys is None else f"{about}{view.keys:,}",

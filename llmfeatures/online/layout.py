@@ -19,6 +19,7 @@ from llmfeatures.ports import Read, RowWrite, ViewFields
 # hiredis declares its parameters more narrowly than they are.
 _pack_command: Callable[[tuple[str, ...]], bytes] = cast("Any", hiredis).pack_command
 _LAYOUTS = 4096
+_LENGTHS = [b"$%d\r\n" % size for size in range(256)]
 SCRIPT_KEYS = 128
 """Entity keys in one script call: the server answers nobody else while a script runs."""
 SCRIPT_BYTES = 256 * 1024
@@ -62,7 +63,9 @@ class Layout:
         for key, fields in reads:
             head, tail = around.get(fields) or self._learn(fields)
             name = (prefix + key).encode()
-            packed.append(b"%b$%d\r\n%b\r\n%b" % (head, len(name), name, tail))
+            size = len(name)
+            length = _LENGTHS[size] if size < len(_LENGTHS) else b"$%d\r\n" % size
+            packed += (head, length, name, tail)
         return b"".join(packed)
 
     def call(self, keys: Iterable[str], *arguments: str) -> Call:
@@ -79,7 +82,9 @@ class Layout:
         if len(self._around) >= _LAYOUTS:
             self._around.clear()
         head = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 3)
-        tail = b"".join([b"$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, (*fields, KEY_FIELD))])
+        tail = b"\r\n" + b"".join(
+            [b"$%d\r\n%b\r\n" % (len(name), name) for name in map(str.encode, (*fields, KEY_FIELD))]
+        )
         self._around[fields] = head, tail
         return head, tail
 

@@ -1,7 +1,9 @@
 """The online store in Redis 6.2 or later, or Valkey: one hash of text fields per entity key.
 
-Commands that a user of the server needs: HMGET, HGET, HGETALL and ECHO for reading, and EVAL, EVALSHA, SCAN and those
-in ``newest_wins.lua`` for writing.
+Commands that a user of the server needs: HMGET, HGET, HGETALL and ECHO for reading, SELECT for a database other than 0;
+for writing also EVAL, EVALSHA and SCAN, and what ``newest_wins.lua`` calls: TIME, HKEYS, HSET, HSETNX, HDEL, DEL,
+EXPIREAT, PERSIST and DBSIZE; for the numbers of ``status`` INFO, SCAN, MEMORY USAGE and DBSIZE. ``docs/deployment.md``
+has the ACL lines.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import redis
 import redis.asyncio
 
 from llmfeatures.errors import ConfigError, FormatError, StoreError, StoreReadOnlyError, StoreUnavailableError
+from llmfeatures.online.connect import timed
 from llmfeatures.online.layout import (
     Call,
     Layout,
@@ -64,7 +67,8 @@ class RedisStore:
 
     def __init__(self, url: str, namespace: str, *, timeout: float = 0.25, client: redis.Redis | None = None) -> None:
         pool = _pool(redis.ConnectionPool, url, client)
-        make, settings = pool.connection_class, options(pool)
+        settings = options(pool)
+        make = timed(pool.connection_class, settings)
         self._layout = Layout(namespace)
         self._where = _shown(url, settings)
         self._timeout = timeout
@@ -127,7 +131,10 @@ class RedisStore:
 
     def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
         """See `llmfeatures.ports.OnlineStore.sweep`."""
-        arguments = ("sweep", before, *view_arguments([view]))
+        bounds = (before, *view_arguments([view]))
+        if self._change([self._layout.call([], "unswept", *bounds)])[0] == 0:
+            return 0
+        arguments = ("sweep", *bounds)
         removed = 0
         for keys in self._scan(join_keys):
             portions = (keys[start : start + _SWEEP_KEYS] for start in range(0, len(keys), _SWEEP_KEYS))
@@ -226,7 +233,7 @@ class RedisStore:
     def _make_ready(self, line: Line, deadline: float) -> None:
         if line.is_open:
             try:
-                line.ask(b"", 0, deadline)
+                line.probe(deadline)
             except StaleError:
                 line.drop()
         if not line.is_open:
@@ -312,10 +319,12 @@ _ADVICE = {
     "NOREPLICAS": "has too few replicas, and refuses writes until it has them",
     "NOAUTH": "wants a password: write it into the URL, redis://USER:PASSWORD@HOST",
     "WRONGPASS": "does not know this user or password: correct the URL",
-    "NOPERM": "does not allow its user a command of HMGET, HGET, HGETALL, SCAN and ECHO: extend the user's ACL",
+    "NOPERM": "does not allow its user what reading needs, HMGET, HGET, HGETALL and ECHO on the keys of the namespace: "
+    "extend its ACL; docs/deployment.md has the lines",
     "LOADING": "is still loading its data: try again soon",
     "BUSY": "is busy with a long script: try again soon",
     "MASTERDOWN": "is a replica that lost its primary",
+    "DB": "has no database of that number: correct the URL",
     "CLUSTERDOWN": "is a Redis Cluster, which this store does not support",
     "MOVED": "is a Redis Cluster, which this store does not support",
     "CROSSSLOT": "is a Redis Cluster, which this store does not support",
@@ -324,6 +333,8 @@ _ADVICE = {
 
 def _translated(error: Exception, where: str, seconds: float, *, writing: bool = False) -> StoreError:
     """Our error for one of redis-py, hiredis, the socket or the server. Never shows what was sent or stored."""
+    if isinstance(error, ReplyError | redis.ResponseError) and "DB index is out of range" in str(error):
+        return StoreUnavailableError(f"the online store {where} {_ADVICE['DB']}")
     if isinstance(error, ReplyError):
         return _refused(error, where, writing=writing)
     if isinstance(error, redis.AuthenticationError):
@@ -357,7 +368,7 @@ def _refused(error: ReplyError, where: str, *, writing: bool) -> StoreError:
     if writing and code in _READ_ONLY:
         return StoreReadOnlyError(
             f"the online store {where} may not be written from here ({code}): connect to the primary, as a user that "
-            "may write, or set access = 'read'"
+            "may write (docs/deployment.md has its ACL line), or set access = 'read'"
         )
     # of a garbled reply, the first word may be a value
     advice = _ADVICE.get(code, f"answered with an error{f' ({code})' if _CODE.fullmatch(code) else ''}")

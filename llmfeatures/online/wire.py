@@ -24,8 +24,10 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection as AsyncConnection
 from redis.connection import AbstractConnection
+from redis.exceptions import AuthenticationError
 
 from llmfeatures.errors import EntityMismatchError
+from llmfeatures.online.connect import Timed, left, login
 
 MORE = object()
 _CHUNK = 65536
@@ -81,14 +83,14 @@ class _Answers:
         self.gets = reader.gets
         self._has_data = reader.has_data
 
-    def check(self, answers: list[Any], token: str) -> None:
-        """Take the echo off the end, and see that it is this exchange's.
+    def check(self, answers: list[Any], token: str, count: int) -> None:
+        """Take the echo off the end, and see that it is this exchange's, and what ``count`` replies came before.
 
         Raises:
             EntityMismatchError: it is not: the replies are out of step with the requests.
         """
         echo = answers.pop()
-        if echo != token or self._has_data():
+        if echo != token or len(answers) != count or self._has_data():
             if isinstance(echo, ReplyError):
                 raise echo
             raise out_of_step()
@@ -105,27 +107,53 @@ def out_of_step() -> EntityMismatchError:
 class Line:
     """One connection, for one thread at a time. Not yet open when made; can be opened again after `drop`."""
 
-    __slots__ = ("__weakref__", "_answers", "_buffer", "_connection", "_echoes", "_plain", "_socket", "_waits")
+    __slots__ = (
+        "__weakref__",
+        "_answers",
+        "_buffer",
+        "_connection",
+        "_echoes",
+        "_plain",
+        "_socket",
+        "_waits",
+        "is_open",
+    )
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self._socket: Any = None
         self._buffer = bytearray(_CHUNK)
-
-    @property
-    def is_open(self) -> bool:
-        return self._socket is not None
+        self.is_open = False
 
     def open(self, deadline: float) -> None:
         """Connect, log in and choose the database."""
         connection = self._connection
-        connection.socket_timeout = connection.socket_connect_timeout = _left(deadline)
+        if isinstance(connection, Timed):
+            connection.deadline = deadline
+        else:
+            connection.socket_timeout = connection.socket_connect_timeout = left(deadline)
         connection.connect()
         self._socket = connection._sock  # pyright: ignore[reportPrivateUsage]
         self._plain = type(self._socket) is socket.socket
         self._waits = 0.0
         self._answers = _Answers()
         self._echoes = echoes()
+        self.is_open = True
+        if isinstance(connection, Timed):
+            self._log_in(login(connection), deadline)
+
+    def _log_in(self, commands: list[bytes], deadline: float) -> None:
+        if not commands:
+            return
+        answers: list[Any]
+        try:
+            answers = self.ask(b"".join(commands), len(commands), deadline)
+        except ReplyError as error:  # who is not let in gets no echo either
+            answers = [error]
+        for answer, command in zip(answers, commands, strict=False):
+            if isinstance(answer, ReplyError):
+                refused = b"\r\nAUTH\r\n" in command and answer.code in ("ERR", "NOAUTH", "WRONGPASS")
+                raise AuthenticationError if refused else answer
 
     def ask(self, request: bytes, count: int, deadline: float) -> list[Any]:
         """Send packed commands and return their ``count`` replies; an error that the server answers is one of them.
@@ -138,36 +166,59 @@ class Line:
         """
         answers: list[Any] = []
         token, echo = next(self._echoes)
-        reader, buffer = self._answers, self._buffer
-        gets, receive = reader.gets, self._socket.recv_into
+        reader, buffer, receive = self._answers, self._buffer, self._socket.recv_into
+        feed, gets = reader.feed, reader.gets
         started = False
-        self._wait_until(deadline)
         try:
+            self._wait_until(deadline)
             self._send(request + echo)
-            while len(answers) <= count:
-                answer = gets()
-                if answer is not MORE:
-                    answers.append(answer)
-                    continue
-                if started:
-                    self._wait_until(deadline)
+            while True:
                 size = receive(buffer)
                 if not size:
                     raise ConnectionResetError("the server closed the connection")
                 started = True
-                reader.feed(buffer, 0, size)
+                feed(buffer, 0, size)
+                while (answer := gets()) is not MORE:
+                    answers.append(answer)
+                if len(answers) > count:
+                    break
+                self._wait_until(deadline)
         except _CLOSED as error:
             if started:
                 raise
             raise StaleError from error
-        reader.check(answers, token)
+        reader.check(answers, token, count)
         return answers
+
+    def probe(self, deadline: float) -> None:
+        """See whether the connection still stands, for an exchange that must not be sent twice.
+
+        Raises:
+            EntityMismatchError: the server sent what nobody asked for.
+            StaleError: the server has closed it.
+        """
+        if not self._plain:  # TLS has records of its own: only an exchange tells
+            self.ask(b"", 0, deadline)
+            return
+        self._waits = 0.0
+        try:
+            self._socket.settimeout(0)
+            ahead = self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except _CLOSED as error:
+            raise StaleError from error
+        if ahead:
+            raise out_of_step()
+        raise StaleError
 
     def _wait_until(self, deadline: float) -> None:
         """Have the socket wait until the deadline, or a hundredth longer: to set its timeout takes a system call."""
-        left = _left(deadline)
-        if not left <= self._waits <= left * 1.01:
-            self._waits = left * 1.005
+        seconds = deadline - time.monotonic()
+        if not 0 < seconds <= self._waits <= seconds * 1.01:
+            if seconds <= 0:
+                raise TimeoutError
+            self._waits = seconds * 1.005
             self._socket.settimeout(self._waits)
 
     def _send(self, data: bytes) -> None:
@@ -184,7 +235,7 @@ class Line:
 
     def drop(self) -> None:
         """Close the connection at once: nothing that is still to come on it will be read."""
-        self._socket = None
+        self.is_open, self._socket = False, None
         self._connection.disconnect()
 
 
@@ -220,20 +271,18 @@ class AsyncLine:
             if len(request) > _CHUNK:
                 await writer.drain()
             while len(answers) <= count:
-                answer = reader.gets()
-                if answer is not MORE:
-                    answers.append(answer)
-                    continue
                 received = await stream.read(_CHUNK)
                 if not received:
                     raise ConnectionResetError("the server closed the connection")
                 started = True
                 reader.feed(received)
+                while (answer := reader.gets()) is not MORE:
+                    answers.append(answer)
         except _CLOSED as error:
             if started:
                 raise
             raise StaleError from error
-        reader.check(answers, token)
+        reader.check(answers, token, count)
         return answers
 
     def drop(self) -> None:
@@ -306,10 +355,3 @@ class _OfLoop:
     def __init__(self, limit: int) -> None:
         self.free = asyncio.Semaphore(limit)
         self.idle: list[AsyncLine] = []
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left

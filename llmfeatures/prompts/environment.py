@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, cast
 
 from jinja2 import (
@@ -44,6 +44,7 @@ from llmfeatures.prompts.runtime import (
     Render,
     Segment,
     Text,
+    bound,
     defused,
     merged,
     parts_of,
@@ -88,9 +89,7 @@ class Names(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         return missing
 
-    @property
-    def resolve_or_missing(self) -> Callable[[str], Any]:
-        return self.__getitem__
+    resolve_or_missing: Callable[[str], Any] = cast("Any", dict).__getitem__
 
 
 class PromptTemplate(Template):
@@ -299,6 +298,8 @@ class Compiled:
         Raises:
             RenderError: the prompt cannot be rendered with these values.
         """
+        if self._plain_root is not None:
+            return self._of_one_message(self._plain_root, values)
         try:
             outside, messages = self._run(self._template, values)
         except NeedsPieces:
@@ -326,6 +327,18 @@ class Compiled:
         elif written := outside.strip():
             raise RenderError(f"{self.path}: {outside_text(written)}")
         return tuple([(role, _settled(parts_of(content))) for role, content in messages])
+
+    def _of_one_message(self, root: Callable[[Names], Iterator[str]], values: Mapping[str, Any]) -> tuple[Message, ...]:
+        try:
+            content = "".join(root(values if type(values) is Names else Names(values)))
+            bound(len(content))
+        except NeedsPieces:
+            return self._from_segments(values)
+        except Exception as error:
+            raise _translated(error, self.path) from error
+        if has_control_token(content):
+            return self._from_segments(values)
+        return (_message(("system", content.strip())),)
 
     def _from_segments(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         return tuple([Message(role, "".join([part.text for part in parts])) for role, parts in self.segments(values)])
@@ -357,6 +370,14 @@ class Compiled:
         return loads == 1 and "context" not in code.co_cellvars and not self._template.blocks and not self._globals
 
     @cached_property
+    def _plain_root(self) -> Callable[[Names], Iterator[str]] | None:
+        """The function of a body that only prints and compares names: no part of its render needs a `Render`."""
+        root: Any = self._template.root_render_func
+        code = root.__code__
+        plain = self._reads_names_only and not self.uses_messages and _PLAIN_NAMES.issuperset(code.co_names)
+        return root if plain and not any(isinstance(one, CodeType) for one in code.co_consts) else None
+
+    @cached_property
     def _pieces(self) -> Template:
         return _template(self._environment.for_pieces(), self.body, self.name, self.path)
 
@@ -381,6 +402,7 @@ class Compiled:
             RENDER.reset(token)
 
 
+_PLAIN_NAMES = frozenset({"Undefined", "concat", "joined", "print_value", "resolve_or_missing", "undefined"})
 _message: Callable[[tuple[str, str]], Message] = partial(tuple.__new__, Message)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -157,14 +158,14 @@ def reply_size(data: bytes, start: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def proxy_to(upstream: int) -> Iterator[Proxy]:
-    """A proxy for the length of a block, in a thread of its own."""
+def proxy_to(upstream: int, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A proxy for the length of a block, in a thread of its own; with ``tls``, one that speaks it to clients."""
     proxy = Proxy(upstream)
     ready: Future[asyncio.AbstractEventLoop] = Future()
     done = asyncio.Event()
 
     async def main() -> None:
-        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
         proxy.port = server.sockets[0].getsockname()[1]
         ready.set_result(asyncio.get_running_loop())
         await done.wait()

@@ -11,13 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llmfeatures import AsyncContextBuilder, ContextBuilder, PromptContext
+from llmfeatures import AsyncContextBuilder, ContextBuilder, FeatureValue, Project, PromptContext
 from llmfeatures.errors import LLMFeaturesError
-from tests.online.callers import HANGS, USERS, again, make, segment_of, text_of, watched_of
+from tests.online.callers import HANGS, SLACK, USERS, again, make, segment_of, text_of, watched_of
 from tests.online.proxy import FAULTS, Fault, Proxy, proxy_to
 from tests.online.test_safety import forking, in_child
 from tests.servers import Server
@@ -51,6 +50,19 @@ class Tally:
         if any(text in ctx.text for text in FOREIGN[user]) or not ctx.text.startswith(f"{user} is "):
             self.wrong.append(f"{user}: {ctx.text}")
 
+    def found(self, user: str, row: dict[str, FeatureValue]) -> None:
+        """Judge features that were read without a prompt."""
+        values = [str(row[name].value) for name in ("segment", "watched")]
+        statuses = {one.status for one in row.values()}
+        if values == [segment_of(user), str(watched_of(user))]:
+            self.counts["right"] += 1
+        elif statuses == {"unavailable"}:
+            self.counts["unavailable"] += 1
+        else:
+            self.counts["garbled value"] += 1
+        if any(text in FOREIGN[user] for text in values):
+            self.wrong.append(f"{user}: {values}")
+
     def failed(self, error: Exception) -> None:
         self.counts[type(error).__name__] += 1
         if not isinstance(error, LLMFeaturesError):
@@ -60,14 +72,18 @@ class Tally:
         self.longest = max(self.longest, time.monotonic() - start)
 
 
-def judged(tally: Tally, users: list[str], build: Any, prompt: str) -> None:
-    """One call of the sync builder."""
+def judged(tally: Tally, users: list[str], build: ContextBuilder, prompt: str, project: Project | None = None) -> None:
+    """One call of the sync builder, or of the project."""
     start = time.monotonic()
     try:
         if prompt == "many":
             found = build.build_contexts("default", [{"user_id": one} for one in users])
             for user, ctx in zip(users, found, strict=True):
                 tally.saw(user, ctx)
+        elif prompt == "features" and project is not None:
+            rows = project.get_online_features(["segment", "watched"], [{"user_id": one} for one in users])
+            for user, row in zip(users, rows, strict=True):
+                tally.found(user, row)
         elif prompt == "strict":
             ctx = build.build_context("strict", user_id=users[0])
             if any(text in ctx.text for text in FOREIGN[users[0]]):
@@ -135,12 +151,11 @@ class Misfortune:
     "times", [800, pytest.param(10_000, marks=[pytest.mark.heavy, pytest.mark.timeout(900)])], ids=["800", "10k"]
 )
 def test_random_faults(redis_server: Server, proxy: Proxy, tmp_path: Path, times: int) -> None:
-    filled = make(tmp_path, online=redis_server.url)
+    direct = redis_server.url.removesuffix("/0")
+    filled = make(tmp_path, online=f"{direct}/1")  # so that a connection begins with an exchange of its own
     filled.materialize()
     filled.close()
-    project = again(
-        tmp_path, online=(redis_server.url.removesuffix("/0"), proxy.url), timeout=f"{TIMEOUT * 1000:.0f}ms"
-    )
+    project = again(tmp_path, online=(direct, proxy.url), timeout=f"{TIMEOUT * 1000:.0f}ms")
     builder = project.builder()
     async_builder = project.async_builder()
     assert builder.build_context("default", user_id="u1", timeout=HANGS).text == text_of("u1")
@@ -152,12 +167,12 @@ def test_random_faults(redis_server: Server, proxy: Proxy, tmp_path: Path, times
         with lock:
             if next(turns, None) is None:
                 return None
-        return chance.sample(NAMES, 4), chance.choice(["default", "default", "many", "strict"])
+        return chance.sample(NAMES, 4), chance.choice(["default", "default", "many", "strict", "features"])
 
     def work(seed: int) -> None:
         chance = random.Random(seed)
         while call := next_call(chance):
-            judged(tally, call[0], builder, call[1])
+            judged(tally, call[0], builder, call[1], project)
 
     async def work_async() -> None:
         async def one(seed: int) -> None:
@@ -193,7 +208,7 @@ def test_random_faults(redis_server: Server, proxy: Proxy, tmp_path: Path, times
     assert codes == [0] * 3
     assert tally.wrong == []
     assert tally.untyped == []
-    assert tally.longest < TIMEOUT + HANGS
+    assert tally.longest < TIMEOUT + SLACK
     assert tally.counts["right"] > 0, tally.counts
     assert tally.counts["unavailable"] > 0, tally.counts
     expected = [text_of(user) for user in NAMES]
