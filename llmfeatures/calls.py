@@ -14,6 +14,7 @@ from llmfeatures.clock import as_utc, iso
 from llmfeatures.context import FeatureValue, PromptContext
 from llmfeatures.errors import InvalidValueError, LLMFeaturesError, RequestError, ServiceError, did_you_mean
 from llmfeatures.problems import error_of
+from llmfeatures.push_report import PushReport
 from llmfeatures.types import json_value, parse_dtype
 
 TRIES: Final = 3
@@ -78,14 +79,14 @@ def features_call(features: Sequence[str], rows: Sequence[Mapping[str, Any]], *,
     )
 
 
-def push_call(view: str, rows: Sequence[Mapping[str, Any]], push_id: str, report: Callable[..., Any]) -> Call:
-    """Rows of a view. ``report`` makes what is returned of the answer's names."""
+def push_call(view: str, rows: Sequence[Mapping[str, Any]], push_id: str) -> Call:
+    """Rows of a view."""
     return Call(
         method="POST",
         path=f"/v1/push/{quote(view, safe='')}",
         query={},
         body=_body({"rows": list(rows), "push_id": push_id}),
-        read=lambda data: report(**data),
+        read=lambda data: PushReport(**data),
     )
 
 

@@ -18,7 +18,7 @@ from llmfeatures.types import DType
 
 _AS_JSON = ("str", "enum", "int", "bool", "date", "decimal")
 """Kinds whose canonical JSON is that of their text."""
-_PLAIN_KEYS = ("int", "bool", "date", "enum", "decimal")
+_PLAIN_KEYS = ("str", "int", "bool", "date", "enum")
 _KEPT = b"-._~@+0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """What stands in an entity key as it is."""
 _NULL = pa.scalar(b"null", BYTES)
@@ -71,7 +71,7 @@ def _lists(item: DType, array: Any) -> Any:
 
 
 def _key_parts(dtype: DType, array: Any) -> Any:
-    if dtype.kind in _PLAIN_KEYS or dtype.kind == "str":
+    if dtype.kind in _PLAIN_KEYS:
         made = array.cast(pa.large_string()).cast(BYTES)
         if not bytes_of(made).translate(None, _KEPT):
             return made

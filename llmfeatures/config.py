@@ -88,6 +88,7 @@ class ServeSection(_Section):
     max_body: Annotated[int, Field(ge=1_000)] = 1_048_576
     max_rows: Annotated[int, Field(ge=1)] = 1_000
     max_concurrency: Annotated[int, Field(ge=1)] = 1_000
+    head_timeout: Duration = timedelta(seconds=10)
     body_timeout: Duration = timedelta(seconds=10)
     keep_alive: Duration = timedelta(seconds=75)
     drain: Duration = timedelta(seconds=1)

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import Protocol
 
 from llmfeatures.cells import row_columns
@@ -44,6 +46,8 @@ from llmfeatures.schema import FeatureView
 from llmfeatures.spool import spooled
 
 _ATTEMPTS = 3
+_WRITERS = 2
+"""Batches on their way at once: while one waits for the store, another is packed."""
 _OF_ALL = (StoreUnavailableError, StoreReadOnlyError)
 """Errors that every further view would meet too."""
 
@@ -138,6 +142,16 @@ def _silent(view: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What one run's views have in common. ``empty`` has the lifetimes of stores that held nothing when it came."""
+
+    span: Span
+    options: Options
+    progress: Progress
+    empty: set[str] = field(default_factory=set[str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
     """One run of a view, once it is known what it builds on: ``base`` is a watermark, None for a full run."""
 
@@ -198,6 +212,7 @@ class Materializer:
         """
         known = tuple(siblings)
         span = Span(until=until, known_up_to=min(until, now))
+        run = _Run(span=span, options=options or Options(), progress=progress)
         reports: list[ViewReport] = []
         failures: list[ViewFailure] = []
         for view in views:
@@ -205,7 +220,7 @@ class Materializer:
                 failures.append(ViewFailure(view=view.name, message="not run", error=None))
                 continue
             try:
-                reports.append(self._view(view, self._ttls(view, known), span, options or Options(), progress))
+                reports.append(self._view(view, self._ttls(view, known), run))
             except LLMFeaturesError as error:
                 failures.append(ViewFailure(view=view.name, message=str(error), error=error))
                 record = FailureRecord(view=view.name, at=stamp(now), verb="materialize", message=str(error))
@@ -218,16 +233,9 @@ class Materializer:
         given = {name: ttl for name, ttl in ttls.items() if ttl is not None}
         return given if self.expires and len(given) == len(ttls) else None
 
-    def _view(
-        self,
-        view: FeatureView,
-        ttls: Mapping[str, timedelta] | None,
-        span: Span,
-        options: Options,
-        progress: Progress,
-    ) -> ViewReport:
+    def _view(self, view: FeatureView, ttls: Mapping[str, timedelta] | None, run: _Run) -> ViewReport:
         for _ in range(_ATTEMPTS):
-            report = self._attempt(view, ttls, span, options, progress)
+            report = self._attempt(view, ttls, run)
             if report is not None:
                 return report
         raise StoreError(
@@ -235,25 +243,21 @@ class Materializer:
             "find out what flushes it, then materialize again"
         )
 
-    def _attempt(
-        self,
-        view: FeatureView,
-        ttls: Mapping[str, timedelta] | None,
-        span: Span,
-        options: Options,
-        progress: Progress,
-    ) -> ViewReport | None:
+    def _attempt(self, view: FeatureView, ttls: Mapping[str, timedelta] | None, run: _Run) -> ViewReport | None:
         """One run of a view; None when the store lost its contents under it."""
+        span, options, progress = run.span, run.options, run.progress
         started, begun = time.monotonic(), self.online.begin()
+        if begun.was_empty:
+            run.empty.add(begun.meta.lifetime)
         known, hashed = begun.meta.views.get(view.name), schema_hash(view)
         filled = known is not None and known.schema_hash == hashed
         base = known.watermark if filled and known is not None and not options.full else None
         attempt = _Attempt(view=view, begun=begun, hashed=hashed, base=base, span=span)
-        count = self.offline.count_latest(view, until=span.until, since=attempt.since)
-        progress(view.name, 0, count.keys)
-        keys = self._all_keys(attempt, count, options)
         with ExitStack() as held:
-            batches = self._expected(attempt, held, options)
+            count, batches = self._latest(attempt, held, options)
+            progress(view.name, 0, count.keys)
+            keys = self._all_keys(attempt, count, options)
+            batches = self._expected(attempt, batches, held, options)
             if base is None and filled and known is not None:
                 unfinished = ViewMeta(schema_hash=hashed + UNFINISHED, watermark=known.watermark)
                 if not self.online.complete(view.name, unfinished, lifetime=begun.meta.lifetime, base=None):
@@ -261,8 +265,10 @@ class Materializer:
             counts = self._write(
                 attempt, batches, ttls, options.pace, lambda done: progress(view.name, done, count.keys)
             )
-        fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
-        removed = self.online.sweep(fields, tuple(view.entity.join_keys), begun.now) if base is None else 0
+        removed = 0
+        if base is None and begun.meta.lifetime not in run.empty:
+            fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
+            removed = self.online.sweep(fields, tuple(view.entity.join_keys), begun.now)
         meta = ViewMeta(schema_hash=hashed, watermark=stamp(span.known_up_to))
         if not self.online.complete(view.name, meta, lifetime=begun.meta.lifetime, base=base):
             return None
@@ -301,15 +307,31 @@ class Materializer:
                 raise ExpectationError(wrong)
         return keys
 
-    def _expected(self, attempt: _Attempt, held: ExitStack, options: Options) -> Iterator[LatestBatch]:
+    def _latest(
+        self, attempt: _Attempt, held: ExitStack, options: Options
+    ) -> tuple[LatestCount, Iterator[LatestBatch]]:
+        """The winning rows, counted in the pass that finds them."""
+        counts: list[LatestCount] = []
+        batches = self.offline.latest(
+            attempt.view,
+            until=attempt.span.until,
+            since=attempt.since,
+            batch_rows=options.pace.portion(self.batch_rows),
+            counted=counts.append,
+        )
+        held.callback(batches.close)  # an error that is kept would keep what the store holds
+        first = list(islice(batches, 1))
+        return counts[0], chain(first, batches)
+
+    def _expected(
+        self, attempt: _Attempt, batches: Iterator[LatestBatch], held: ExitStack, options: Options
+    ) -> Iterator[LatestBatch]:
         """The batches to write; when the view expects something of them, they were all looked at before.
 
         Raises:
             ExpectationError: they are not what the view expects.
         """
         view, expect = attempt.view, attempt.view.expect
-        batch_rows = options.pace.portion(self.batch_rows)
-        batches = self.offline.latest(view, until=attempt.span.until, since=attempt.since, batch_rows=batch_rows)
         if expect is None or not counts_nulls(expect) or options.accept:
             return batches
         aside = held.enter_context(spooled(batches))
@@ -327,27 +349,27 @@ class Materializer:
         pace: Pace,
         tell: Callable[[int], None],
     ) -> _Counts:
-        """Write batches: while the store takes one, the next is made."""
+        """Write batches: while the store takes some, the next is made."""
         counts = _Counts()
+        writing: deque[Future[Written]] = deque()
 
-        def settle(writing: Future[Written] | None) -> None:
-            if writing is not None:
-                result = writing.result()
+        def settle(most: int) -> None:
+            while len(writing) > most:
+                result = writing.popleft().result()
                 counts.written += result.written
                 counts.skipped += result.skipped
                 tell(counts.written + counts.skipped)
 
-        writing: Future[Written] | None = None
-        with ThreadPoolExecutor(1, "materialize") as beside:
+        with ThreadPoolExecutor(_WRITERS, "materialize") as beside:
             for batch in batches:
                 rows = row_columns(attempt.view, batch)
                 counts.non_finite += batch.non_finite
-                settle(writing)
+                settle(_WRITERS - 1)
                 pace.wait(len(batch.event))
-                writing = beside.submit(
-                    self.online.write_columns, rows, replace_before=attempt.replaced_before, ttls=ttls
+                writing.append(
+                    beside.submit(self.online.write_columns, rows, replace_before=attempt.replaced_before, ttls=ttls)
                 )
-            settle(writing)
+            settle(0)
         return counts
 
     def _record(self, attempt: _Attempt, read: int, written: int, keys: int | None) -> None:

@@ -7,7 +7,7 @@ Each docstring is the contract; `llmfeatures.testing` has a conformance suite pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -105,10 +105,14 @@ class Meta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """The start of a materialization, as the store saw it. ``now`` is a stamp of the store's own clock."""
+    """The start of a materialization, as the store saw it. ``now`` is a stamp of the store's own clock.
+
+    ``was_empty``: it certainly held nothing before, so that a sweep for older rows would find none.
+    """
 
     now: str
     meta: Meta
+    was_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,10 +428,17 @@ class OfflineStore(Protocol):
         ...
 
     def latest(
-        self, view: FeatureView, *, until: datetime, since: Since | None = None, batch_rows: int = 10_000
-    ) -> Iterator[LatestBatch]:
+        self,
+        view: FeatureView,
+        *,
+        until: datetime,
+        since: Since | None = None,
+        batch_rows: int = 10_000,
+        counted: Callable[[LatestCount], None] | None = None,
+    ) -> Generator[LatestBatch]:
         """The winning row of each entity key among rows with event <= until and (created <= until or null) and, with
         ``since``, event > since.after or created > since.after. Bounded memory; any order of keys; each key once.
+        ``counted`` is told what `count_latest` would say, before the first batch, and also when there is none.
 
         Raises:
             SourceError: a winning row holds a value that is no value of its dtype; raised before its batch is given.

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from llmfeatures.history import History
     from llmfeatures.materialize import MaterializeReport, Progress
     from llmfeatures.prepared import PreparedSpine
-    from llmfeatures.push import PushReport
+    from llmfeatures.push_report import PushReport
     from llmfeatures.status import Status
 
 

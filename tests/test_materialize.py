@@ -18,9 +18,11 @@ import pyarrow as pa
 import pytest
 
 from llmfeatures import Project
+from llmfeatures.clock import stamp
 from llmfeatures.errors import SourceError, StoreReadOnlyError, UnknownNameError
+from llmfeatures.ports import RowWrite, ViewFields
 from tests.projects import NOW, SEGMENTS, at, make_project, segment, watched, write_rows
-from tests.servers import redis_server
+from tests.servers import redis_server, start_redis
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -88,6 +90,30 @@ def test_incremental_takes_new_late_and_corrected_rows_and_no_others(tmp_path: P
     ]
     assert project.materialize(until=at(16)).views[0].keys_written == 1
     assert values(project, ["d"]) == [("present", "after until")]
+
+
+def test_a_first_run_removes_rows_that_nobody_accounts_for(tmp_path: Path, online: str) -> None:
+    """They are of a first run that was killed, and of a source that has lost them since."""
+    make_project(tmp_path, segments=[segment("a", "a1", at(1), at(1))], online=online)
+    fields = ViewFields(name="segment", features=("segment",))
+    project = load(tmp_path)
+    project.online.write([RowWrite("user_id:b", fields, stamp(at(1)), "-", ('"gone"',))])
+    (report, _) = project.materialize().views
+    assert (report.full, report.keys_written, report.removed) == (True, 1, 1)
+    assert values(project, ["a", "b"]) == [("present", "a1"), ("missing", None)]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_first_run_into_an_empty_redis_looks_for_no_older_rows(tmp_path: Path, others: bool) -> None:
+    with start_redis() as server, server.client() as client:
+        make_project(tmp_path, segments=[segment("a", "a1", at(1), at(1))], online=server.url)
+        project = load(tmp_path)
+        if others:
+            client.set("somebody", "else's")
+        project.materialize()
+        assert ("cmdstat_scan" in client.info("commandstats")) is others
+        project.materialize(full=True)
+        assert "cmdstat_scan" in client.info("commandstats")
 
 
 def test_lateness_finds_rows_that_landed_after_their_stamps(tmp_path: Path, online: str) -> None:
@@ -278,7 +304,7 @@ def test_flushall_then_context_is_unavailable_until_an_incremental_run(tmp_path:
         assert "x watched 3" in run("context", "home", "user_id=a")
 
 
-PHASES = ["begin", "count_latest", "latest", "write", "written", "sweep", "complete", "completed", "add_run"]
+PHASES = ["begin", "latest", "write", "written", "sweep", "complete", "completed", "add_run"]
 
 
 def _materialize_and_die(root: str, phase: str, after: int, full: bool) -> None:
@@ -305,8 +331,7 @@ def _materialize_and_die(root: str, phase: str, after: int, full: bool) -> None:
     wrap(project.online, "write_columns", "write")
     for name in ("begin", "sweep", "complete"):
         wrap(project.online, name, name)
-    for name in ("count_latest", "latest"):
-        wrap(project.offline, name, name)
+    wrap(project.offline, "latest", "latest")
     wrap(project.state, "add_run", "add_run")
     from llmfeatures.materialize import Materializer, Options
 

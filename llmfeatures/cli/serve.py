@@ -46,17 +46,13 @@ def serve(
     if call.invoked_subcommand is not None:
         return
     from llmfeatures.errors import RequestError, did_you_mean
-    from llmfeatures.project import Project
     from llmfeatures.service.run import run
 
     formats = ("json", "text", "off")
     if log_format is not None and log_format not in formats:
         raise RequestError(f"unknown log format {log_format!r}{did_you_mean(log_format, formats)}")
     given = {"host": host, "port": port, "workers": workers, "log": log_format}
-    loaded = Project.load(project)
-    options = {name: value for name, value in given.items() if value is not None}
-    section = loaded.config.serve.model_copy(update=options)
-    run(Project(loaded.config.model_copy(update={"serve": section}), loaded.registry, now=loaded.clock))
+    run(project, {name: value for name, value in given.items() if value is not None})
 
 
 @keys.command("new")

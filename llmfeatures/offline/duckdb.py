@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -192,19 +192,30 @@ class DuckDBStore:
             return newest.count(con, described, until, since)
 
     def latest(
-        self, view: FeatureView, *, until: datetime, since: Since | None = None, batch_rows: int = 10_000
-    ) -> Iterator[LatestBatch]:
+        self,
+        view: FeatureView,
+        *,
+        until: datetime,
+        since: Since | None = None,
+        batch_rows: int = 10_000,
+        counted: Callable[[LatestCount], None] | None = None,
+    ) -> Generator[LatestBatch]:
         """As `OfflineStore.latest`."""
         with ExitStack() as stack:
             reading = stack.enter_context(self._reading())
             stack.enter_context(translated(view, self.root))
             con, described = reading.con, describe(reading, view)
-            if not described:
-                return
-            if view.aggregates:
+            count, query = LatestCount(eligible=0, refused=0, keys=0), ""
+            if described and view.aggregates:
+                if counted is not None:
+                    count = aggregate.count(con, view, described, until, since)
                 query = aggregate.latest(con, view, described, until, since)
-            else:
-                query = newest.newest(con, described, until, since)
+            elif described:
+                count, query = newest.newest(con, described, until, since)
+            if counted is not None:
+                counted(count)
+            if not query:
+                return
             reader = con.sql(query).to_arrow_reader(batch_rows)
             stack.callback(reader.close)
             for raw in spines.rebatched(reader, batch_rows):

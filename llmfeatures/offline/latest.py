@@ -29,11 +29,7 @@ def count(
 ) -> LatestCount:
     """How many rows `newest` covers. ``keys`` is exact."""
     keys = _keys(described)
-    whole = f"{sql.all_present(keys)} AND e IS NOT NULL"
-    in_time = f"coalesce(e <= {microseconds(until)}, true) AND c <= {microseconds(until)}"
-    if since is not None:
-        after = microseconds(since.after)
-        in_time += f" AND (coalesce(e > {after}, false) OR c > {after} OR r > {after})"
+    whole, in_time = _bounds(keys, until, since)
     counted = run(
         con,
         "SELECT coalesce(sum(n), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (n > 0) FROM ("
@@ -44,22 +40,26 @@ def count(
     return LatestCount(eligible=eligible, refused=refused, keys=distinct)
 
 
-def newest(con: duckdb.DuckDBPyConnection, described: Sequence[Described], until: datetime, since: Since | None) -> str:
-    """Make the tables of the winning rows; gives the query that reads them: ``k0…, e, c, v0…``."""
+def newest(
+    con: duckdb.DuckDBPyConnection, described: Sequence[Described], until: datetime, since: Since | None
+) -> tuple[LatestCount, str]:
+    """Make the tables of the winning rows; gives what `count` does, and the query of them: ``k0…, e, c, v0…``."""
     features = described[0].view.features
     keys = _keys(described)
     timeless = all(one.relation.created is None for one in described)
     order = "e" if timeless else sql.newest("e", "c")
-    in_time = f"e <= {microseconds(until)} AND c <= {microseconds(until)} AND {sql.all_present(keys)}"
-    if since is not None:
-        after = microseconds(since.after)
-        in_time += f" AND (e > {after} OR c > {after} OR r > {after})"
+    whole, in_time = _bounds(keys, until, since)
     run(
         con,
-        f"CREATE TEMP TABLE top AS SELECT {sql.commas(keys)}, max({order}) AS n "
+        f"CREATE TEMP TABLE top AS SELECT {sql.commas(keys)}, max({order}) FILTER ({whole}) AS n, "
+        f"count(*) FILTER ({whole}) AS a, count(*) FILTER (NOT ({whole})) AS b "
         f"FROM ({rows(described, [], landed=since is not None)}) "
         f"WHERE {in_time} GROUP BY {sql.commas(keys)}",
     )
+    eligible, refused, distinct = run(
+        con, "SELECT coalesce(sum(a), 0)::BIGINT, coalesce(sum(b), 0)::BIGINT, count(n) FROM top"
+    )[0]
+    counted = LatestCount(eligible=eligible, refused=refused, keys=distinct)
     wanted = sql.commas(keys, ["e", "c"], sql.names("v", len(features)))
     all_rows = f"SELECT *, {order} AS n FROM ({rows(described, [one.name for one in features])})"
     on = sql.equal([f"r.{one}" for one in keys], [f"m.{one}" for one in keys])
@@ -68,9 +68,8 @@ def newest(con: duckdb.DuckDBPyConnection, described: Sequence[Described], until
         f"CREATE TEMP TABLE newest AS SELECT {sql.commas(f'r.{one}' for one in wanted.split(', '))} "
         f"FROM ({all_rows}) r JOIN top m ON {on} AND r.n = m.n",
     )
-    tied = run(con, "SELECT (SELECT count(*) FROM newest) > (SELECT count(*) FROM top)")[0][0]
-    if not tied:
-        return f"SELECT {wanted} FROM newest"
+    if run(con, "SELECT count(*) FROM newest")[0][0] <= distinct:
+        return counted, f"SELECT {wanted} FROM newest"
     run(
         con,
         f"CREATE TEMP TABLE groups AS SELECT (row_number() OVER ()) AS g, {sql.commas(keys)} FROM newest "
@@ -80,10 +79,19 @@ def newest(con: duckdb.DuckDBPyConnection, described: Sequence[Described], until
         con, f"CREATE TEMP TABLE tied AS SELECT DISTINCT g, {wanted} FROM newest JOIN groups USING ({sql.commas(keys)})"
     )
     picked_table(con, features)
-    return (
+    return counted, (
         f"SELECT {wanted} FROM newest ANTI JOIN groups USING ({sql.commas(keys)}) "
         f"UNION ALL SELECT {wanted} FROM tied JOIN picked ON tied.rowid = picked.id"
     )
+
+
+def _bounds(keys: Sequence[str], until: datetime, since: Since | None) -> tuple[str, str]:
+    """The conditions that a row is whole, and that it lies in time as far as it says."""
+    in_time = f"coalesce(e <= {microseconds(until)}, true) AND c <= {microseconds(until)}"
+    if since is not None:
+        after = microseconds(since.after)
+        in_time += f" AND (coalesce(e > {after}, false) OR c > {after} OR r > {after})"
+    return f"{sql.all_present(keys)} AND e IS NOT NULL", in_time
 
 
 def _keys(described: Sequence[Described]) -> list[str]:

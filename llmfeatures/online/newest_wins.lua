@@ -220,12 +220,13 @@ local function sweep()
   return removed
 end
 
--- begin LIFETIME: makes the meta record if there is none; answers the time and the record.
+-- begin LIFETIME: makes the meta record if there is none; answers the time, the record, and 1 if the database was empty.
 local function begin()
   local lifetime = take()
+  local empty = redis.pcall('DBSIZE') == 0 and 1 or 0 -- 0 too for a user who may not ask
   call('HSETNX', KEYS[1], '@format', FORMAT)
   call('HSETNX', KEYS[1], '@lifetime', lifetime)
-  return { now(), call('HGETALL', KEYS[1]) }
+  return { now(), call('HGETALL', KEYS[1]), empty }
 end
 
 -- complete VIEW SCHEMA_HASH WATERMARK LIFETIME BASE, BASE empty for a full run.

@@ -90,10 +90,10 @@ class RedisStore:
 
     def begin(self) -> Begun:
         """See `llmfeatures.ports.OnlineStore.begin`."""
-        now, fields = self._change([self._layout.call([], "begin", secrets.token_hex(16))])[0]
+        now, fields, empty = self._change([self._layout.call([], "begin", secrets.token_hex(16))])[0]
         meta = meta_of(pairs(fields), self._where)
         assert meta is not None
-        return Begun(now=now, meta=meta)
+        return Begun(now=now, meta=meta, was_empty=empty == 1)
 
     def write(
         self,
@@ -131,10 +131,7 @@ class RedisStore:
 
     def sweep(self, view: ViewFields, join_keys: tuple[str, ...], before: str) -> int:
         """See `llmfeatures.ports.OnlineStore.sweep`."""
-        bounds = (before, *view_arguments([view]))
-        if self._change([self._layout.call([], "unswept", *bounds)])[0] == 0:
-            return 0
-        arguments = ("sweep", *bounds)
+        arguments = ("sweep", before, *view_arguments([view]))
         removed = 0
         for keys in self._scan(join_keys):
             portions = (keys[start : start + _SWEEP_KEYS] for start in range(0, len(keys), _SWEEP_KEYS))

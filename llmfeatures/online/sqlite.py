@@ -106,12 +106,13 @@ class SqliteStore:
     def begin(self) -> Begun:
         """See `llmfeatures.ports.OnlineStore.begin`."""
         with self._changing() as connection:
+            empty = connection.execute("SELECT 1 FROM cells LIMIT 1").fetchone() is None
             fields = [(FORMAT_FIELD, str(FORMAT)), (LIFETIME_FIELD, secrets.token_hex(16))]
             new = [(self._meta_key, *field) for field in fields]
             connection.executemany("INSERT INTO cells VALUES (?, ?, ?) ON CONFLICT DO NOTHING", new)
             meta = self._meta(connection)
             assert meta is not None
-            return Begun(now=stamp(system_clock()), meta=meta)
+            return Begun(now=stamp(system_clock()), meta=meta, was_empty=empty)
 
     def write(
         self,

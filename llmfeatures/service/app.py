@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,28 @@ class Service:
             raise refusal("not_found", f"view {name!r} takes no pushed rows; give it a PushSource in the registry")
         raise UnknownNameError("view", name, [one.name for one in views if takes_pushes(one)])
 
+    async def http_problem(self, request: StarletteRequest, error: Any) -> Response:
+        """Starlette's own errors, like those of a path that is not there, as the service's are; counted and logged."""
+        status, endpoint = error.status_code, request.scope.get("endpoint")
+        code, message = {
+            404: ("not_found", "there is no such path; /openapi.json lists them"),
+            405: ("method_not_allowed", "this path is not for this method; see /openapi.json"),
+        }.get(status, ("service", str(error.detail)))
+        if endpoint is None or isinstance(endpoint, Endpoint):  # else it is a route that was added
+            route = "-" if endpoint is None else endpoint.route
+            self.desk.tally.request(route, "-", status, 0.0)
+            self.desk.log.request(
+                route=route,
+                prompt="-",
+                status=status,
+                code=code,
+                seconds=0.0,
+                request_id=os.urandom(16).hex(),
+                key=None,
+            )
+        problem = Problem(status=status, code=code, message=message)
+        return Response(orjson.dumps(problem.body()), status, headers=error.headers, media_type="application/json")
+
     async def _metrics(self, request: Request) -> Answer:
         tally = self.desk.tally if self._shared is None else self._shared.total(self.desk.tally)
         body, kind = metrics_text(tally, await self._status.latest(), request.header(b"accept"))
@@ -191,28 +214,22 @@ class Service:
 
 
 class ServiceApp(FastAPI):
-    """A FastAPI application whose own routes are `Endpoint`s; others may be added as to any application. ``around`` is
-    entered while it runs."""
+    """A FastAPI application whose own routes are `Endpoint`s; others may be added as to any application."""
 
-    def __init__(
-        self, service: Service, *, around: Callable[[], AbstractAsyncContextManager[None]] | None = None
-    ) -> None:
+    def __init__(self, service: Service) -> None:
         @asynccontextmanager
         async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
             async with service.running():
-                if around is None:
-                    yield
-                else:
-                    async with around():
-                        yield
+                yield
 
         self.service, self._endpoints = service, service.endpoints
         super().__init__(
             title=service.document["info"]["title"],
             version=__version__,
             openapi_url=None,
+            redirect_slashes=False,
             lifespan=lifespan,
-            exception_handlers={HTTPException: _http_problem},
+            exception_handlers={HTTPException: service.http_problem},
         )
         for path, endpoint in service.endpoints.items():
             self.router.routes.append(Route(path, endpoint, methods=[endpoint.method], include_in_schema=False))
@@ -270,16 +287,3 @@ def _failing(error: LLMFeaturesError) -> Callable[[Request], Awaitable[Answer]]:
         raise error.with_traceback(None)  # it is raised again and again, and would grow
 
     return action
-
-
-async def _http_problem(_: StarletteRequest, error: Any) -> Response:
-    """Starlette's own errors, like those of a path that is not there, as the service's are."""
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "service")
-    message = {
-        404: "there is no such path; /openapi.json lists them",
-        405: "this path is not for this method; see /openapi.json",
-    }.get(error.status_code, str(error.detail))
-    problem = Problem(status=error.status_code, code=code, message=message)
-    return Response(
-        orjson.dumps(problem.body()), error.status_code, headers=error.headers, media_type="application/json"
-    )

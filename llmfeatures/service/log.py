@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -60,11 +61,12 @@ class RequestLog:
         self._write({"time": datetime.now(UTC), "level": level, "event": event, **fields})
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits. Where it cannot be written (a terminal that is gone, a full disk) it is lost."""
         if self._waiting:
             lines, self._waiting = self._waiting, []
-            self._stream.write("".join([_line(self.kind, fields) for fields in lines]))
-            self._stream.flush()
+            with suppress(OSError, ValueError):  # of a closed stream
+                self._stream.write("".join([_line(self.kind, fields) for fields in lines]))
+                self._stream.flush()
 
     def _write(self, fields: dict[str, Any]) -> None:
         self._waiting.append(fields)

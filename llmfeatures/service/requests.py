@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
@@ -13,7 +14,7 @@ import orjson
 from llmfeatures.clock import parse_duration
 from llmfeatures.config import ServeSection
 from llmfeatures.errors import ConfigError, RequestError, did_you_mean
-from llmfeatures.problems import refusal
+from llmfeatures.problems import ProblemError, refusal
 from llmfeatures.service.keys import ApiKey
 
 Scope = Mapping[str, Any]
@@ -22,6 +23,8 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 OPTIONS: Final = ("as_of", "clock", "timeout")
 """Options of a build, in the query of its URL: in the body they could be taken for join keys or inputs."""
 MAX_TIMEOUT: Final = 60.0
+_PAUSE: Final = 0.3
+"""Seconds without a byte after which a client that sends too much is answered."""
 
 
 class DisconnectedError(Exception):
@@ -94,14 +97,14 @@ class Request:
 
     async def body(self) -> bytes:
         """The body, within the limits of size and time; see `json`."""
-        self._check_head()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._limits.body_timeout.total_seconds()
+        deadline = asyncio.get_running_loop().time() + self._limits.body_timeout.total_seconds()
+        if self._check_head() > self._limits.max_body:
+            raise await self._too_large(deadline)
         message = await self._within(deadline)
         body = message.get("body", b"")
         while message.get("more_body", False) or len(body) > self._limits.max_body:
             if len(body) > self._limits.max_body:
-                raise self._too_large()
+                raise await self._too_large(deadline, ended=not message.get("more_body", False))
             message = await self._within(deadline)
             body += message.get("body", b"")
         return body
@@ -118,18 +121,27 @@ class Request:
             raise DisconnectedError
         return message
 
-    def _check_head(self) -> None:
-        kind = None
+    def _check_head(self) -> int:
+        """The length of the body as its head says it; 0 when it does not."""
+        kind, length = b"", 0
         for name, value in self.scope["headers"]:
             if name == b"content-type":
                 kind = value
-            elif name == b"content-length" and int(value) > self._limits.max_body:
-                raise self._too_large()
-        if kind is not None and kind != b"application/json" and not _is_json(kind):
-            # a form or plain text can be sent by any page in a browser without asking first
+            elif name == b"content-length":
+                length = int(value)
+        if kind != b"application/json" and not _is_json(kind):
+            # a form, plain text or an untyped body can be sent by any page in a browser without asking first
             raise refusal("media_type", "the body is JSON; send it as Content-Type: application/json")
+        return length
 
-    def _too_large(self) -> Exception:
+    async def _too_large(self, deadline: float, *, ended: bool = False) -> ProblemError:
+        """The refusal, once the client has sent what it sends without waiting: it would not read an answer before."""
+        clock = asyncio.get_running_loop().time
+        ended = ended or self.header(b"expect") is not None
+        with suppress(ProblemError):  # it has paused, and may be waiting
+            while not ended:
+                message = await self._within(min(deadline, clock() + _PAUSE))
+                ended = not message.get("more_body", False)
         return refusal(
             "too_large",
             f"the body is larger than {self._limits.max_body} bytes ([serve] max_body); send fewer rows at once",

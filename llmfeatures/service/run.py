@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import signal
 import tempfile
-import threading
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llmfeatures.errors import ConfigError
+from llmfeatures.errors import ConfigError, ServiceError
+from llmfeatures.project import Project
 from llmfeatures.service.keys import KeyFile
+from llmfeatures.service.listening import close, open_sockets, port_of
+from llmfeatures.service.log import RequestLog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from llmfeatures.service.server import Server
+    from llmfeatures.service.workers import Job
 
-    from llmfeatures.config import ServeSection
-    from llmfeatures.project import Project
-    from llmfeatures.service.app import Service, ServiceApp
-
-_PROJECT: Final = "LLMFEATURES_SERVE_PROJECT"
-_KEYS_NEEDED: Final = "LLMFEATURES_SERVE_KEYS_NEEDED"
-_TALLIES: Final = "LLMFEATURES_SERVE_TALLIES"
-"""How a worker process is told what its parent knows."""
+_LATE: Final = 5.0
+"""Seconds that a worker may take beyond its own limits before it is killed."""
 
 
 def is_loopback(host: str) -> bool:
@@ -54,110 +49,59 @@ def check_address(project: Project) -> bool:
     return True
 
 
-def run(project: Project) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run(root: Path, options: Mapping[str, Any]) -> None:
+    """Serve a project until SIGTERM or Ctrl-C. ``options`` override those of ``[serve]``.
 
     Raises:
-        ConfigError: the address is public and there is no key, or something is not installed.
+        ConfigError: the address is public and there is no key, the port is taken, or something is not installed.
+        DefinitionError: the registry is wrong.
+        ServiceError: no worker could start.
     """
     try:
-        import uvicorn
+        from llmfeatures.service.workers import Job, Workers
     except ImportError:
         raise ConfigError("serve needs FastAPI and uvicorn; pip install 'llmfeatures[serve]'") from None
+    project = configured(root, options)
+    limits = project.config.serve
     needed = check_address(project)
-    options = project.config.serve
-    with tempfile.TemporaryDirectory(prefix="llmfeatures-serve-") as folder:
-        environment = {_PROJECT: str(project.config.root), _KEYS_NEEDED: "1" if needed else ""}
-        environment[_TALLIES] = folder if options.workers > 1 else ""
-        # an option of the command line reaches the workers as a variable, which overrides the file
-        for name in ("host", "port", "workers", "log"):
-            environment[f"LLMFEATURES_SERVE_{name}".upper()] = str(getattr(options, name))
-        os.environ.update(environment)
-        uvicorn.run(
-            "llmfeatures.service.run:worker_app",
-            factory=True,
-            host=options.host,
-            port=options.port,
-            workers=options.workers,
-            loop="auto",
-            http="llmfeatures.service.protocol:Connection" if _has("httptools") else "auto",
-            ws="none",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=max(1, round(options.keep_alive.total_seconds())),
-            timeout_graceful_shutdown=max(1, round(options.stop_timeout.total_seconds())),
-        )
-
-
-def worker_app() -> ServiceApp:
-    """The application of one worker process; uvicorn calls it there."""
-    from llmfeatures.project import Project
-    from llmfeatures.service import traces
-    from llmfeatures.service.app import Service, ServiceApp
-
-    project = Project.load(os.environ[_PROJECT])
-    traces.export_traces()
-    tallies = os.environ[_TALLIES]
-    service = Service(
-        project,
-        keys_needed=bool(os.environ[_KEYS_NEEDED]),
-        log=None,
-        tallies=Path(tallies) if tallies else None,
-    )
-    return ServiceApp(service, around=lambda: _stopping(service, project.config.serve))
-
-
-@asynccontextmanager
-async def _stopping(service: Service, options: ServeSection) -> AsyncGenerator[None]:
-    """On SIGTERM the worker first says that it is not ready, and closes connections after their answer; only then,
-    ``drain`` later, uvicorn stops listening. A second signal stops at once."""
-    import asyncio
-
-    from llmfeatures.service import traces
-
-    loop, log = asyncio.get_running_loop(), service.desk.log
-    stop: Any = signal.getsignal(signal.SIGTERM)
-    main = threading.current_thread() is threading.main_thread()
-
-    def begin() -> None:
-        log.event("info", "stopping", drain_ms=round(options.drain.total_seconds() * 1000))
-        log.flush()
-        loop.call_later(options.drain.total_seconds(), stop, signal.SIGTERM, None)
-
-    def terminate(number: int, frame: Any) -> None:
-        if service.desk.draining:
-            stop(number, frame)
-            return
-        service.desk.draining = True
-        loop.call_soon_threadsafe(begin)
-
-    if main and callable(stop):
-        signal.signal(signal.SIGTERM, terminate)
-    log.event(
-        "info",
-        "started",
-        project=service.project.config.project.name,
-        host=options.host,
-        port=options.port,
-        pid=os.getpid(),
-        prompts=len(service.plans),
-        keys=service.desk.ring.needed,
-        pushes=service.pushes_refused or "on",
-    )
-    for name, error in service.broken.items():
-        log.event("error", "prompt", prompt=name, problem=str(error))
-    log.flush()
+    listeners = open_sockets(limits.host, limits.port)
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="llmfeatures-serve-") as folder:
+            given = {**options, "port": port_of(listeners)}
+            job = Job(root=project.config.root, options=given, keys_needed=needed, tallies=Path(folder))
+            if limits.workers == 1:
+                server(job, project=project).run(listeners)
+                return
+            patience = (limits.drain + limits.stop_timeout).total_seconds() + _LATE
+            workers = Workers(job, limits.workers, listeners, RequestLog(limits.log), patience=patience)
+            if not workers.run():
+                raise ServiceError("no worker could start; its line in the log says why")
     finally:
-        traces.flush_traces()
-        log.event("info", "stopped", pid=os.getpid())
-        log.flush()
+        close(listeners)
 
 
-def _has(module: str) -> bool:
-    from importlib.util import find_spec
+def configured(root: Path, options: Mapping[str, Any]) -> Project:
+    """The project, with these options of ``[serve]``."""
+    loaded = Project.load(root)
+    section = loaded.config.serve.model_copy(update=dict(options))
+    return Project(loaded.config.model_copy(update={"serve": section}), loaded.registry, now=loaded.clock)
 
-    return find_spec(module) is not None
+
+def server(job: Job, *, project: Project | None = None, started: Callable[[], None] | None = None) -> Server:
+    """The server of this process: of the project, when no other process serves it; else of one that is loaded now.
+
+    Raises:
+        LLMFeaturesError: the project cannot be served.
+    """
+    from llmfeatures.service import traces
+    from llmfeatures.service.app import Service
+    from llmfeatures.service.server import Server
+
+    traces.export_traces()
+    service = Service(
+        project or configured(job.root, job.options),
+        keys_needed=job.keys_needed,
+        log=None,
+        tallies=None if project is not None else job.tallies,
+    )
+    return Server(service, alone=project is not None, started=started)

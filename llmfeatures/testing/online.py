@@ -441,6 +441,11 @@ class OnlineStoreTests:
 
     # The meta record
 
+    def test_a_store_that_holds_something_was_not_empty(self, store: OnlineStore) -> None:
+        store.write([activity(1)])
+        assert not store.begin().was_empty
+        assert not store.begin().was_empty
+
     def test_begin_makes_the_record_once(self, store: OnlineStore) -> None:
         first, second = store.begin(), store.begin()
         assert first.meta == second.meta == store.meta()

@@ -19,7 +19,7 @@ from llmfeatures import columns
 from llmfeatures.clock import from_microseconds, microseconds
 from llmfeatures.codec import encode_row, row_text
 from llmfeatures.errors import InvalidValueError, SourceError
-from llmfeatures.ports import ClockName, Joined, Lookup, OfflineStore, Since
+from llmfeatures.ports import ClockName, Joined, LatestCount, Lookup, OfflineStore, Since
 from llmfeatures.schema import Aggregation, Entity, Feature, FeatureView, ParquetSource
 from llmfeatures.types import DType
 
@@ -240,7 +240,9 @@ def compare_latest(store: OfflineStore, history: History, until: int, since: int
             list(store.latest(history.view, **bounds, batch_rows=3))
         return
     found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for batch in store.latest(history.view, **bounds, batch_rows=3):
+    told: list[LatestCount] = []
+    for batch in store.latest(history.view, **bounds, batch_rows=3, counted=told.append):
+        assert told == [count]
         assert 0 < len(batch.event) <= 3
         features, dtypes = history.view.features, history.view.entity.join_keys.values()
         keys = zip(
@@ -252,6 +254,7 @@ def compare_latest(store: OfflineStore, history: History, until: int, since: int
             assert key not in found
             found[key] = tuple(row)
     dtypes = [feature.dtype for feature in history.view.features]
+    assert told == [count]
     assert found == {
         keys: (
             moment(row.event),
@@ -342,7 +345,8 @@ def compare_aggregated_latest(store: OfflineStore, events: Events, until: int, s
     if since is not None:
         bounds["since"] = Since(after=from_microseconds(START + since))
     found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for batch in store.latest(events.view, **bounds, batch_rows=2):
+    told: list[LatestCount] = []
+    for batch in store.latest(events.view, **bounds, batch_rows=2, counted=told.append):
         assert 0 < len(batch.event) <= 2
         assert batch.created.null_count == len(batch.created)
         features, dtypes = events.view.features, events.view.entity.join_keys.values()
@@ -354,7 +358,8 @@ def compare_aggregated_latest(store: OfflineStore, events: Events, until: int, s
             assert key not in found
             found[key] = (event, row)
     assert found == expected
-    assert store.count_latest(events.view, **bounds).keys >= len(expected)
+    assert told == [store.count_latest(events.view, **bounds)]
+    assert told[0].keys >= len(expected)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A load of POST requests from raw sockets, for where ``wrk`` is not installed.
 
-    python -m tests.benchmarks.load PORT PATH SECONDS CONNECTIONS
+    python -m tests.benchmarks.load PORT PATH SECONDS CONNECTIONS [BODY]
 
-It prints one line of JSON: requests per second, p50 and p99 in milliseconds, and answers that were not 200.
+BODY has USER where a user's id goes. It prints one line of JSON: requests per second, p50 and p99 in milliseconds, and
+answers that were not 200.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import random
 import sys
 import time
 
+import uvloop
+
 from tests.benchmarks.build_context import USERS
 
 
 class Connection(asyncio.Protocol):
     """Sends the next request when the answer to the last one is whole."""
 
-    def __init__(self, path: str, until: float) -> None:
+    def __init__(self, path: str, until: float, body: bytes) -> None:
+        self.body = body
         self.head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ".encode()
         self.until = until
         self.done = asyncio.get_running_loop().create_future()
@@ -32,7 +36,7 @@ class Connection(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
-        body = b'{"user_id":"%s"}' % random.choice(USERS).encode()
+        body = self.body.replace(b"USER", random.choice(USERS).encode())
         self.began = time.perf_counter()
         self.transport.write(b"%s%d\r\n\r\n%s" % (self.head, len(body), body))
 
@@ -62,9 +66,10 @@ class Connection(asyncio.Protocol):
 async def main() -> None:
     """Load, and print the figures."""
     port, path, seconds, connections = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    asked = sys.argv[5].encode() if len(sys.argv) > 5 else b'{"user_id":"USER"}'
     loop, began = asyncio.get_running_loop(), time.perf_counter()
     made = [
-        (await loop.create_connection(lambda: Connection(path, began + seconds), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: Connection(path, began + seconds, asked), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
     await asyncio.gather(*(one.done for one in made))
@@ -83,4 +88,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

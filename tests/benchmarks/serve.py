@@ -1,13 +1,14 @@
-"""The service beside a typed FastAPI route written by hand that only does the same HMGET, in turns.
+"""The service beside a typed FastAPI route written by hand that only does the same HMGET, and bare Starlette, in turns.
 
     python -m tests.benchmarks.serve [ROUNDS] [--seconds 5] [--connections 16]
 
-Both run on uvicorn with uvloop and httptools, one worker, without uvicorn's access log; the route by hand uses
-redis.asyncio and pydantic models for its body and its answer and writes no log of its own, the service is as it comes,
-with a line of log per request (to a file). It starts a Redis of its own on loopback with 10,000 users. The server has
-one core to itself where there are two; the load, from ``wrk`` when that is installed and else from a process of raw
-sockets, shares the other with Redis. A round is a run of each; it prints requests per second, p50 and p99 of each
-round, and the ratio of the medians.
+All run on uvicorn with uvloop and httptools, one worker, without uvicorn's access log. The route by hand uses
+redis.asyncio and pydantic models for its body and its answer and writes no log of its own; Starlette parses the body
+and answers with its user id, and asks no Redis. The service is as it comes, with a line of log per request (to a file),
+and answers with a finished prompt. It starts a Redis of its own on loopback with 10,000 users. Where there are two
+cores the server has one to itself; the load, from ``wrk`` when that is installed and else from a process of raw
+sockets, shares the other with Redis. A round is a run of each, every second one in the reverse order; it prints
+requests per second, p50 and p99 of each run, and the ratios of the medians.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.build_context import USERS, make_project
-from tests.servers import free_port, redis_server, stop
+from tests.servers import free_port, start_redis, stop
 
 BY_HAND = """
 import os
@@ -57,6 +58,20 @@ async def features(ask: Ask) -> Features:
     found = await client.hmget(f"bench:user_id:{ask.user_id}", FIELDS)
     return Features(**dict(zip(FIELDS, found)))
 """
+BARE = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+
+async def features(request):
+    ask = await request.json()
+    return JSONResponse({"user_id": ask["user_id"]})
+
+
+app = Starlette(routes=[Route("/features", features, methods=["POST"])])
+"""
+SIDES = ("by hand", "starlette", "ours")
 SCRIPT = """
 math.randomseed(7)
 request = function()
@@ -129,47 +144,58 @@ def load(port: int, path: str, seconds: float, connections: int, folder: Path) -
     return Figures(**json.loads(out))
 
 
+def command_of(side: str, folder: Path, port: int) -> tuple[list[str], str]:
+    """How a side is started, and the path that it is asked on."""
+    if side == "ours":
+        command = [sys.executable, "-m", "llmfeatures", "serve", "--port", str(port), "--project", str(folder)]
+        return command, "/v1/prompts/recommender/context"
+    app = "by_hand:app" if side == "by hand" else "bare:app"
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--app-dir", str(folder)]
+    return [*command, "--no-access-log", "--loop", "uvloop", "--http", "httptools"], "/features"
+
+
+def measured(side: str, folder: Path, url: str, seconds: float, connections: int) -> Figures:
+    """One run of a side."""
+    port = free_port()
+    command, path = command_of(side, folder, port)
+    with server(command, {"REDIS_URL": url}, port, folder / "log.txt") as process:
+        load(port, path, 1, connections, folder)
+        before = cpu_seconds(process)
+        found = load(port, path, seconds, connections, folder)
+        return replace(found, cpu=(cpu_seconds(process) - before) / (found.rate * seconds) * 1e6)
+
+
 def main() -> None:
     """Print the rounds."""
-    parser = argparse.ArgumentParser(description="The service beside a route written by hand.")
+    parser = argparse.ArgumentParser(description="The service beside a route written by hand, and bare Starlette.")
     parser.add_argument("rounds", nargs="?", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
-    rates: dict[str, list[Figures]] = {"by hand": [], "ours": []}
-    with redis_server() as url, tempfile.TemporaryDirectory() as name:
+    rates: dict[str, list[Figures]] = {side: [] for side in SIDES}
+    with start_redis() as redis, tempfile.TemporaryDirectory() as name:
+        if pinned(1):
+            os.sched_setaffinity(redis.process.pid, {1})
         folder = Path(name)
-        make_project(folder, url).close()
+        make_project(folder, redis.url).close()
         (folder / "by_hand.py").write_text(BY_HAND)
+        (folder / "bare.py").write_text(BARE)
         for number in range(options.rounds):
-            for side in rates if number % 2 == 0 else reversed(rates):
-                port = free_port()
-                if side == "ours":
-                    command = [sys.executable, "-m", "llmfeatures", "serve", "--port", str(port)]
-                    command += ["--project", str(folder)]
-                    path = "/v1/prompts/recommender/context"
-                else:
-                    command = [sys.executable, "-m", "uvicorn", "by_hand:app", "--port", str(port)]
-                    command += ["--app-dir", str(folder), "--no-access-log", "--loop", "uvloop", "--http", "httptools"]
-                    path = "/features"
-                with server(command, {"REDIS_URL": url}, port, folder / "log.txt") as process:
-                    load(port, path, 1, options.connections, folder)
-                    before = cpu_seconds(process)
-                    found = load(port, path, options.seconds, options.connections, folder)
-                    used = cpu_seconds(process) - before
-                    found = replace(found, cpu=used / (found.rate * options.seconds) * 1e6)
+            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                found = measured(side, folder, redis.url, options.seconds, options.connections)
                 rates[side].append(found)
                 print(
-                    f"{side:8} {found.rate:8,.0f} requests/s  p50 {found.p50:6.2f} ms  p99 {found.p99:6.2f} ms  "
+                    f"{side:9} {found.rate:8,.0f} requests/s  p50 {found.p50:6.2f} ms  p99 {found.p99:6.2f} ms  "
                     f"cpu {found.cpu:4.0f} us/request  errors {found.errors}",
                     flush=True,
                 )
-    hand, ours = (
-        {name: statistics.median(getattr(one, name) for one in found) for name in ("rate", "p50", "p99", "cpu")}
-        for found in rates.values()
-    )
-    for name, figure in ours.items():
-        print(f"{name:5} ours / by hand: {figure / hand[name]:.2f}")
+    medians = {
+        side: {name: statistics.median(getattr(one, name) for one in found) for name in ("rate", "p50", "p99", "cpu")}
+        for side, found in rates.items()
+    }
+    for side in SIDES[:2]:
+        ratios = (f"{name} {figure / medians[side][name]:.2f}" for name, figure in medians["ours"].items())
+        print(f"ours / {side}:  {'  '.join(ratios)}")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from llmfeatures import Project
+from llmfeatures import Project, online
 from llmfeatures.errors import StoreError
 from tests.servers import Server, start_redis, start_valkey
 from tests.service.world import make_world
 
+SCRIPT = "newest_wins.lua"
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
 
 
@@ -26,6 +29,23 @@ def lines() -> dict[str, str]:
     """The users of the page by name, with the rules of each."""
     text = DEPLOYMENT.read_text()
     return {match[1]: match[2] for match in re.finditer(r"^user (\S+) (.*)$", text, re.MULTILINE)}
+
+
+def commands(user: str) -> set[str]:
+    """What a user of the page may do."""
+    return {word[1:] for word in lines()[user].split() if word.startswith("+")}
+
+
+def test_the_writers_line_has_every_command_of_the_script_and_the_readers_none_that_writes() -> None:
+    called = {
+        name.lower() for name in re.findall(r"call\('([A-Z]+)'", resources.files(online).joinpath(SCRIPT).read_text())
+    }
+    assert called >= {"hset", "hdel", "del", "expireat", "persist", "time", "hkeys", "hsetnx", "dbsize"}
+    assert called | {"eval", "evalsha", "scan", "echo", "info", "memory|usage", "select"} == commands(
+        "llmfeatures-write"
+    )
+    writing = {"hset", "hsetnx", "hdel", "del", "expireat", "persist", "eval", "evalsha", "time", "hkeys"}
+    assert commands("llmfeatures-read") == commands("llmfeatures-write") - writing
 
 
 def test_the_users_of_the_page_can_do_their_work_and_no_more(server: Server, tmp_path: Path) -> None:
@@ -47,9 +67,12 @@ def test_the_users_of_the_page_can_do_their_work_and_no_more(server: Server, tmp
 
     writer = project("llmfeatures-write")
     writer.materialize()
-    writer.materialize(full=True)
+    rows = pq.read_table(root / "data" / "profile.parquet")
+    pq.write_table(rows.slice(0, 1), root / "data" / "profile.parquet")
+    writer.materialize(full=True)  # which removes a row
     assert writer.push("taste", [{"user_id": "8a2f", "genre": "noir"}]).online
     assert writer.builder().build_context("home", user_id="8a2f").values["genre"] == "noir"
+    assert writer.builder().build_context("home", user_id="b13c").features["watched"].status == "missing"
     status = writer.status()
     assert status.store.reachable
     assert status.store.problem is None

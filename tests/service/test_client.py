@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -257,3 +259,16 @@ def test_the_clients_have_the_builders_signatures() -> None:
                 assert [(one.name, one.kind, one.default) for one in mine.parameters.values()] == [
                     (one.name, one.kind, one.default) for one in other.parameters.values()
                 ], name
+
+
+def test_a_clients_host_needs_no_heavy_library() -> None:
+    heavy = ("pyarrow", "duckdb", "fastapi", "uvicorn", "redis", "jinja2", "pandas")
+    script = (
+        "import sys\nfrom llmfeatures import AsyncClient, Client\n"
+        f"with Client('http://127.0.0.1:{closed_port()}') as client:\n"
+        "    try: client.push('taste', [{'user_id': 'x'}])\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["ServiceError", "[]"]

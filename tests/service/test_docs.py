@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmfeatures import Project
+from llmfeatures import Project, service
 from llmfeatures.config import ServeSection
 from llmfeatures.service.metrics import COUNTERS
 from tests.service.world import Running, served
@@ -76,6 +76,13 @@ def test_the_metrics_and_the_log_of_the_page(running: Running) -> None:
     ctx = running.context("home", user_id="8a2f").json()
     (line,) = [one for one in running.lines() if one["request_id"] == ctx["request_id"]]
     assert list(line) == list(json.loads(blocks(OBSERVABILITY, "json")[0]))
+
+
+def test_the_events_of_the_log_are_all_on_the_page() -> None:
+    source = "".join(path.read_text() for path in Path(service.__file__).parent.glob("*.py"))
+    events = set(re.findall(r'\.event\(\s*(?:"\w+"|level),\s*"(\w+)"', source))
+    assert {"started", "reload", "failure", "server"} <= events
+    assert not [one for one in events if f"`{one}`" not in OBSERVABILITY]
 
 
 def test_the_unit_starts_what_is_there() -> None:

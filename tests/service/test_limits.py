@@ -7,14 +7,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
+from llmfeatures import Client, errors
 from tests.online.proxy import proxy_to
 from tests.service.world import Running, make_world, served
 
-LIMITS = 'max_body = 2000\nmax_rows = 3\nmax_concurrency = 2\nbody_timeout = "500ms"\n'
+LIMITS = 'max_body = 2000\nmax_rows = 3\nmax_concurrency = 2\nhead_timeout = "500ms"\nbody_timeout = "500ms"\n'
 HEAD = b"POST /v1/prompts/home/context HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -64,6 +67,59 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_read(limited: Running) 
             one.sendall(b"1\r\n" + whole[at : at + 1] + b"\r\n")
         one.sendall(b"0\r\n\r\n")
         assert answered(one)[0] == 200
+
+
+def test_a_body_that_is_much_too_large_is_answered_and_not_cut_off(limited: Running) -> None:
+    rows = [{"user_id": "x" * 1000}] * 5000
+    for ask in (limited.client.post, httpx.post):
+        answer = ask(f"{limited.url}/v1/prompts/home/contexts", json={"rows": rows})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    with Client(limited.url) as client, pytest.raises(errors.RequestError, match="fewer rows"):
+        client.build_contexts("home", rows)
+
+
+def hung_up_after(connection: socket.socket) -> float:
+    """Seconds until the server hangs up; whatever it says first is not looked at."""
+    began = time.monotonic()
+    with suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return time.monotonic() - began
+
+
+def test_a_head_that_does_not_come(limited: Running) -> None:
+    with connected(limited) as silent, connected(limited) as slow, connected(limited) as second:
+        second.sendall(HEAD + b"Content-Length: 19\r\n\r\n" + b'{"user_id": "8a2f"}')
+        assert answered(second)[0] == 200
+        second.sendall(HEAD[:20])
+        began = time.monotonic()
+        with suppress(OSError):
+            for at in range(len(HEAD)):  # a byte now and then gives no more time
+                slow.sendall(HEAD[at : at + 1])
+                time.sleep(0.1)
+                assert time.monotonic() - began < 20
+        assert hung_up_after(slow) < 5
+        assert hung_up_after(silent) < 5
+        assert hung_up_after(second) < 5
+    with connected(limited) as kept:
+        for _ in range(2):
+            kept.sendall(HEAD + b"Content-Length: 19\r\n\r\n" + b'{"user_id": "8a2f"}')
+            assert answered(kept)[0] == 200
+            time.sleep(0.8)  # an idle connection has `keep_alive`
+
+
+def test_a_head_that_is_too_large(limited: Running) -> None:
+    with connected(limited) as one:
+        with suppress(OSError):
+            for number in range(2000):
+                one.sendall(b"POST / HTTP/1.1\r\n" if not number else b"X-%d: %s\r\n" % (number, b"x" * 1000))
+        assert hung_up_after(one) < 5
+    with connected(limited) as one:
+        one.sendall(b"nonsense\r\n\r\n")
+        assert hung_up_after(one) < 5
+    problems = [line["problem"] for line in limited.lines("server")]
+    assert any("Invalid HTTP request" in one for one in problems)  # as JSON, like all lines
+    assert limited.context("home", user_id="8a2f").status_code == 200
 
 
 def test_too_many_rows(limited: Running) -> None:

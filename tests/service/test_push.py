@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,19 @@ def test_a_project_that_may_only_read_takes_no_pushes(tmp_path: Path, redis_url:
         assert "may only read" in answer.json()["error"]["message"]
         assert "may only read" in running.lines("started")[0]["pushes"]
     assert not list(Project.load(root).config.root.glob("data/pushes/*"))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no folder in memory")
+def test_pushes_that_would_not_survive_are_refused_and_the_reason_told(tmp_path: Path, redis_url: str) -> None:
+    root = make_world(tmp_path / "world", redis_url, materialize=False)
+    (tmp_path / "file").touch()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        for folder, says in ((f"{memory}/pushes", "lies in memory (tmpfs)"), (f"{tmp_path}/file/pushes", "no folder")):
+            with served(root, environment={"LLMFEATURES_PROJECT_PUSHES": folder}) as running:
+                answer = running.client.post("/v1/push/taste", json={"rows": [ROW]})
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (403, "forbidden")
+                assert says in error["message"]
+                assert "[project] pushes" in error["message"]  # what to change
+                assert says in running.lines("started")[0]["pushes"]
+        assert not list(Path(memory).iterdir())

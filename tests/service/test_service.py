@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,23 @@ def test_bodies_that_are_no_json(running: Running) -> None:
     )  # fmt: skip
 
 
+def test_paths_and_methods_that_are_not_there_are_counted_and_logged(running: Running) -> None:
+    before = samples(running.client.get("/metrics").text)
+    for method, path, status, route in (
+        ("GET", "/wp-admin/secret", 404, "-"),
+        ("GET", "/v1/registry/", 404, "-"),
+        ("DELETE", "/v1/registry", 405, "/v1/registry"),
+        ("GET", "/v1/prompts/home/context", 405, "/v1/prompts/{name}/context"),
+    ):
+        answer = running.client.request(method, path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+        assert (running.lines()[-1]["route"], running.lines()[-1]["status"]) == (route, status)
+    after = samples(running.client.get("/metrics").text)
+    key = ("llmfeatures_requests_total", "404", "-", "-")
+    assert after[key] - before.get(key, 0) == 2
+    assert "secret" not in running.log.read_text()
+
+
 def test_a_policy_error_has_the_feature_and_its_status(running: Running) -> None:
     error = running.context("strict", user_id="b13c").json()["error"]
     assert (error["feature"], error["status"]) == ("genre", "missing")
@@ -222,6 +240,17 @@ def test_the_log_has_a_line_per_request_without_values(running: Running) -> None
     text = running.log.read_text()
     assert "secret" not in text
     assert "drama" not in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115
+    log = RequestLog("json", full)
+    log.event("info", "started")
+    with suppress(OSError):
+        full.close()
+    log.event("info", "stopped")
+    log.flush()
 
 
 async def test_the_application_can_be_mounted_and_extended(world: Path) -> None:

@@ -1,83 +1,235 @@
-"""Stopping a real service under load, and workers that die."""
+"""Stopping a real service under load, SIGHUP, and workers that die."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import random
 import signal
-import threading
+import socket
+import sys
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from llmfeatures import Project
+from llmfeatures.service import listening
+from llmfeatures.service.app import Service
+from llmfeatures.service.log import RequestLog
+from llmfeatures.service.protocol import LAST_CALL
+from llmfeatures.service.server import Server
 from tests.service.test_service import samples
 from tests.service.world import Running, make_world, served
 
+BODY = b'{"user_id": "8a2f"}'
+HEAD = (
+    b"POST /v1/prompts/home/context HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
+REQUEST = HEAD % len(BODY) + BODY
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that comes."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
 
 class Load:
-    """Clients that ask as fast as they can, on connections that are kept."""
+    """Clients that never stop: each sends on its connection until the service closes it after an answer, and then
+    connects again. Some keep connections and some do not, some pause before they send."""
 
-    def __init__(self, running: Running, count: int) -> None:
-        self.url = running.url
+    def __init__(self, running: Running) -> None:
+        self.port = int(running.url.rpartition(":")[2])
         self.answered: list[str] = []
-        self.failed: list[str] = []
-        self.refused = 0
-        self.go_on = True
-        self.threads = [threading.Thread(target=self.ask) for _ in range(count)]
-        for one in self.threads:
-            one.start()
+        self.dropped: list[str] = []
+        self.connected = 0
+        self.going = True
 
-    def ask(self) -> None:
-        with httpx.Client(base_url=self.url, timeout=30) as client:
-            while self.go_on:
-                try:
-                    answer = client.post("/v1/prompts/home/context", json={"user_id": "8a2f"})
-                except httpx.ConnectError:
-                    self.refused += 1  # nobody listens any more: it was not accepted
-                    return
-                except httpx.RemoteProtocolError:
-                    # an idle connection was closed as the request was on its way; no byte of an answer came. What the
-                    # service accepted is in its log, and is compared below
-                    self.failed.append("closed")
-                    return
-                except httpx.HTTPError as error:
-                    self.failed.append(type(error).__name__)
-                    return
-                if answer.status_code == 200:
-                    self.answered.append(answer.json()["request_id"])
-                else:
-                    self.failed.append(str(answer.status_code))
+    async def client(self, number: int) -> None:
+        draw = random.Random(number)
+        while self.going:
+            try:
+                reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", self.port), 3)
+            except (OSError, TimeoutError):
+                await asyncio.sleep(0.02)
+                continue
+            self.connected += 1
+            try:
+                closed = False
+                while self.going and not closed:
+                    if number % 3 == 0:
+                        await asyncio.sleep(draw.random() * 0.2)
+                    closed = await self.ask(reader, writer)
+                    if number % 2 == 0:
+                        break
+            except (OSError, EOFError) as error:
+                self.dropped.append(repr(error))
+            finally:
+                writer.close()
 
-    def join(self) -> None:
-        for one in self.threads:
-            one.join(60)
+    async def ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request on a connection. Returns whether the service closes it afterwards."""
+        writer.write(REQUEST)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        self.answered.append(json.loads(await reader.readexactly(length))["request_id"])
+        return b"connection: close" in head.lower()
+
+    async def run(self, clients: int, during: Callable[[], None]) -> None:
+        tasks = [asyncio.create_task(self.client(number)) for number in range(clients)]
+        await asyncio.to_thread(during)
+        self.going = False
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.heavy)])
-def test_stopping_under_load_drops_no_request_that_was_accepted(tmp_path: Path, redis_url: str, workers: int) -> None:
+def test_stopping_answers_every_request_of_clients_that_never_stop(
+    tmp_path: Path, redis_url: str, workers: int
+) -> None:
     root = make_world(tmp_path / "world", redis_url, name=f"stop{workers}", serve='drain = "500ms"')
     with served(root, "--workers", str(workers)) as running:
-        load = Load(running, 6)
-        time.sleep(1)
-        began = time.monotonic()
-        running.process.send_signal(signal.SIGTERM)
-        not_ready = False
-        while running.process.poll() is None and time.monotonic() - began < 30:
-            try:
-                not_ready = not_ready or running.client.get("/health/ready").status_code == 503
-            except httpx.HTTPError:
-                time.sleep(0.01)
-        load.join()
-        running.process.wait(30)
-    accepted = [line["request_id"] for line in running.lines() if line["prompt"] == "home" and line["status"] == 200]
-    assert len(accepted) > 20
-    assert sorted(accepted) == sorted(load.answered)  # every request that the service took was answered, whole
+        until(lambda: len(running.lines("started")) == workers)
+        load, not_ready = Load(running), list[bool]()
+
+        def stop() -> None:
+            time.sleep(1)
+            running.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            while running.process.poll() is None and time.monotonic() - began < 30:
+                try:
+                    # on a connection of its own, as a load balancer asks
+                    found = httpx.get(f"{running.url}/health/ready", timeout=3)
+                    not_ready.append(found.status_code == 503)
+                except httpx.HTTPError:
+                    time.sleep(0.01)
+            time.sleep(0.2)
+
+        asyncio.run(load.run(12, stop))
+        assert running.process.returncode == 0
+    assert not load.dropped  # whoever was connected was answered
+    accepted = [line["request_id"] for line in running.lines() if line["prompt"] == "home"]
+    assert len(accepted) > 50
+    assert sorted(accepted) == sorted(load.answered)
     assert not [line for line in running.lines() if line["status"] >= 500 and line["route"] != "/health/ready"]
-    assert set(load.failed) <= {"closed", "ReadError"}  # a connection that the kernel had, and no process yet
-    assert not_ready
+    assert any(not_ready)
     assert [line["drain_ms"] for line in running.lines("stopping")] == [500] * workers
     assert len(running.lines("stopped")) == workers
+    assert not [line for line in running.log.read_text().splitlines() if not line.startswith("{")]
+
+
+@asynccontextmanager
+async def stoppable(world: Path) -> AsyncIterator[tuple[Server, socket.socket]]:
+    """A server in this process, whose loop does nothing while a test does not wait; and its listener."""
+    project = Project.load(world)
+    (listener,) = listening.open_sockets("127.0.0.1", 0)
+    before = signal.getsignal(signal.SIGHUP)
+    service, started = Service(project, keys_needed=False, log=RequestLog("off"), tallies=None), asyncio.Event()
+    server = Server(service, started=started.set)
+    serving = asyncio.create_task(server.serve([listener]))
+    await started.wait()
+    try:
+        yield server, listener
+    finally:
+        server.force_exit = server.should_exit = True
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        signal.signal(signal.SIGHUP, before)
+
+
+def answer_to(one: socket.socket) -> bytes:
+    """All that comes until the service hangs up."""
+    data = b""
+    while more := one.recv(65536):
+        data += more
+    return data
+
+
+@pytest.mark.parametrize("can_turn_away", [True, False])
+async def test_a_connection_that_the_kernel_has_when_the_service_stops_is_answered(
+    world: Path, monkeypatch: pytest.MonkeyPatch, can_turn_away: bool
+) -> None:
+    if can_turn_away and sys.platform != "linux":
+        pytest.skip("only Linux can")
+    if not can_turn_away:
+        monkeypatch.setattr(listening, "turn_away", lambda _: False)
+    async with stoppable(world) as (server, listener):
+        address = listener.getsockname()
+        with ExitStack() as opened:
+            waiting = [opened.enter_context(socket.create_connection(address, 20)) for _ in range(20)]
+            for one in waiting[:10]:
+                one.sendall(REQUEST)
+            stopping = asyncio.create_task(server.shutdown([listener]))
+            await asyncio.sleep(0)
+            if can_turn_away:
+                late = opened.enter_context(socket.socket())
+                late.settimeout(0.01)
+                with pytest.raises(TimeoutError):  # it does not get to a point where it would be dropped
+                    late.connect(address)
+            await asyncio.sleep(0.4)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, 5)
+            for one in waiting[10:]:
+                one.sendall(REQUEST)
+            for one in waiting:
+                answer = await asyncio.to_thread(answer_to, one)
+                assert answer.startswith(b"HTTP/1.1 200")
+                assert b"connection: close" in answer.lower()
+            await stopping
+
+
+async def test_an_idle_connection_is_not_closed_over_a_request_that_has_come(world: Path) -> None:
+    async with stoppable(world) as (server, listener):
+        with (
+            socket.create_connection(listener.getsockname(), 20) as asking,
+            socket.create_connection(listener.getsockname(), 20) as idle,
+        ):
+            asking.sendall(REQUEST)
+            await asyncio.sleep(0.2)
+            first = asking.recv(65536)
+            stopping = asyncio.create_task(server.shutdown([listener]))
+            await asyncio.sleep(LAST_CALL / 2)
+            asking.sendall(REQUEST)  # the loop has not read it, as when it is busy, when it is time to close
+            for connection in list(server.server_state.connections):
+                connection._close_idle()
+            both = first + await asyncio.to_thread(answer_to, asking)
+            assert both.count(b"HTTP/1.1 200") == 2
+            assert await asyncio.to_thread(answer_to, idle) == b""
+            await stopping
+
+
+async def test_a_client_that_asks_for_what_is_not_there_does_not_hold_up_the_end(world: Path) -> None:
+    async with stoppable(world) as (server, listener):
+        with socket.create_connection(listener.getsockname(), 20) as one:
+            request = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+            one.sendall(request)
+            await asyncio.sleep(0.2)
+            stopping = asyncio.create_task(server.shutdown([listener]))
+            await asyncio.sleep(0.3)
+            one.sendall(request)
+            answers = await asyncio.to_thread(answer_to, one)
+            assert answers.count(b"HTTP/1.1 404") == 2
+            assert answers.count(b"connection: close") == 1
+            await stopping
+
+
+def test_ctrl_c_stops_at_once_and_leaves_nothing(tmp_path: Path, redis_url: str) -> None:
+    root = make_world(tmp_path / "world", redis_url, name="interrupted", serve='drain = "60s"')
+    (tmp_path / "temporary").mkdir()
+    for workers in ("1", "2"):
+        with served(root, "--workers", workers, environment={"TMPDIR": str(tmp_path / "temporary")}) as running:
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(20) == 0
+            assert len(running.lines("stopped")) == int(workers)
+    assert not list((tmp_path / "temporary").glob("llmfeatures*"))
 
 
 def test_a_slow_request_is_finished_and_then_its_connection_is_closed(tmp_path: Path, redis_url: str) -> None:
@@ -105,26 +257,58 @@ def test_a_slow_request_is_finished_and_then_its_connection_is_closed(tmp_path: 
         running.process.wait(20)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_numbers_stay(tmp_path: Path, redis_url: str) -> None:
-    root = make_world(tmp_path / "world", redis_url, name="workers")
+def test_one_process_goes_on_after_a_hangup(tmp_path: Path, redis_url: str) -> None:
+    root = make_world(tmp_path / "world", redis_url, name="hangup")
+    with served(root) as running:
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: bool(running.lines("hangup")))
+        assert "restart" in running.lines("hangup")[0]["problem"]
+        assert running.context("home", user_id="8a2f").status_code == 200
+
+
+@pytest.mark.heavy
+def test_workers_are_replaced_when_they_die_and_for_new_prompts_without_a_request_dropped(
+    tmp_path: Path, redis_url: str
+) -> None:
+    root = make_world(tmp_path / "world", redis_url, name="workers", serve='drain = "200ms"')
     with served(root, "--workers", "2") as running:
-        deadline = time.monotonic() + 60
-        while len(running.lines("started")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: len(running.lines("started")) == 2)
         for _ in range(20):
             with httpx.Client(base_url=running.url) as client:
                 client.post("/v1/prompts/home/context", json={"user_id": "8a2f"})
         key = ("llmfeatures_requests_total", "200", "home", "/v1/prompts/{name}/context")
-        while samples(running.client.get("/metrics").text).get(key) != 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        victim = running.lines("started")[0]["pid"]
-        os.kill(victim, signal.SIGKILL)
-        while len(running.lines("started")) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: samples(running.client.get("/metrics").text).get(key) == 20)
+        os.kill(running.lines("started")[0]["pid"], signal.SIGKILL)
+        until(lambda: len(running.lines("started")) == 3)
+        assert len(running.lines("worker_died")) == 1
+
+        home = root / "prompts" / "home.prompt.j2"
+        home.write_text(home.read_text().replace("likes", "loves"))
+        load = Load(running)
+
+        def reload() -> None:
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: len(running.lines("stopped")) == 2)
+
+        asyncio.run(load.run(6, reload))
+        assert not load.dropped
+        assert len(running.lines("started")) == 5
+        with httpx.Client(base_url=running.url) as client:
+            found = client.post("/v1/prompts/home/context", json={"user_id": "8a2f"}).json()
+            assert "loves drama" in found["messages"][0]["content"]
+            until(lambda: samples(client.get("/metrics").text)[key] >= 20 + len(load.answered))
+
+        (root / "features.py").write_text("registry = 5")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: bool(running.lines("reload")))
         with httpx.Client(base_url=running.url) as client:
             assert client.post("/v1/prompts/home/context", json={"user_id": "8a2f"}).status_code == 200
-            time.sleep(1.5)
-            assert samples(client.get("/metrics").text)[key] >= 20
+        assert "registry" in running.lines("start")[0]["problem"]
+
+
+def test_workers_end_with_their_parent(tmp_path: Path, redis_url: str) -> None:
+    root = make_world(tmp_path / "world", redis_url, name="orphans", serve='drain = "1ms"')
+    with served(root, "--workers", "2") as running:
+        until(lambda: len(running.lines("started")) == 2)
+        running.process.kill()
+        until(lambda: len(running.lines("stopped")) == 2)
