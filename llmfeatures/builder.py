@@ -202,7 +202,7 @@ class ContextBuilder(_Builder):
         at_clock, limit = clock_name(clock), None if timeout is None else seconds(timeout)
         asked = None
         if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
-            asked = self._store.ask(read, limit)
+            asked = self._store.ask([read], limit)
             if asked.answers is not None:
                 made = usual.context(keys_and_inputs, asked.answers[0], self._now())
                 if made is not None:
@@ -228,12 +228,20 @@ class ContextBuilder(_Builder):
         Raises:
             As `build_context`; a bad row fails the call and names its number.
         """
-        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
+        plan, usual = self._prompts.compiled(prompt)
+        at_clock, limit = clock_name(clock), seconds(timeout)
+        asked = None
+        if usual is not None and as_of is None and _listed(rows) and (usual_reads := usual.reads(rows)):
+            asked = self._store.ask(usual_reads, limit)
+            if asked.answers is not None:
+                made = usual.contexts(rows, asked.answers, self._now())
+                if made is not None:
+                    return made
         calls = _calls(plan, rows)
         if as_of is not None:
             return self._historical(plan, calls, as_of, at_clock)
-        read = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
-        return self._online(plan, calls, self._store.run(read, seconds(timeout)))
+        reads = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
+        return self._online(plan, calls, self._store.run(reads, limit, asked))
 
     def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorate a function that takes ``ctx`` and the prompt's keys and inputs by name: ``ctx`` is built per call.
@@ -298,7 +306,7 @@ class AsyncContextBuilder(_Builder):
         at_clock, limit = clock_name(clock), None if timeout is None else seconds(timeout)
         asked = None
         if usual is not None and as_of is None and (read := usual.read(keys_and_inputs)) is not None:
-            asked = await self._store.ask(read, limit)
+            asked = await self._store.ask([read], limit)
             if asked.answers is not None:
                 made = usual.context(keys_and_inputs, asked.answers[0], self._now())
                 if made is not None:
@@ -320,12 +328,20 @@ class AsyncContextBuilder(_Builder):
         timeout: Timeout = None,
     ) -> list[PromptContext]:
         """As `ContextBuilder.build_contexts`."""
-        plan, at_clock = self._prompts.plan(prompt), clock_name(clock)
+        plan, usual = self._prompts.compiled(prompt)
+        at_clock, limit = clock_name(clock), seconds(timeout)
+        asked = None
+        if usual is not None and as_of is None and _listed(rows) and (usual_reads := usual.reads(rows)):
+            asked = await self._store.ask(usual_reads, limit)
+            if asked.answers is not None:
+                made = usual.contexts(rows, asked.answers, self._now())
+                if made is not None:
+                    return made
         calls = _calls(plan, rows)
         if as_of is not None:
             return await asyncio.to_thread(self._historical, plan, calls, as_of, at_clock)
-        read = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
-        return self._online(plan, calls, await self._store.run(read, seconds(timeout)))
+        reads = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
+        return self._online(plan, calls, await self._store.run(reads, limit, asked))
 
     def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """As `ContextBuilder.inject`, for ``async def`` and async generators."""
@@ -359,8 +375,8 @@ class AsyncContextBuilder(_Builder):
 
 
 class Asked(NamedTuple):
-    """The first read of a call, done already: its answers, or the error of a store that was unavailable; and when the
-    whole call is to end, on the monotonic clock."""
+    """The first reads of a call, done already: their answers, or the error of a store that was unavailable; and when
+    the whole call is to end, on the monotonic clock."""
 
     answers: list[list[str | None]] | None
     error: StoreUnavailableError | None
@@ -374,13 +390,13 @@ class SyncReader:
         self.store, self._timeout = store, timeout
         self._checked = False
 
-    def ask(self, read: Read, timeout: float | None) -> Asked:
-        """The first read of a call whose others `run` does, if there are any."""
+    def ask(self, reads: list[Read], timeout: float | None) -> Asked:
+        """The first reads of a call whose others `run` does, if there are any."""
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
             if timeout is None and self._checked:  # the store has the same timeout
-                return _new(Asked, (self.store.read([read]), None, deadline))
-            return Asked(self._perform([read], deadline), None, deadline)
+                return _new(Asked, (self.store.read(reads), None, deadline))
+            return Asked(self._perform(reads, deadline), None, deadline)
         except StoreUnavailableError as error:
             return Asked(None, error, deadline)
 
@@ -418,11 +434,11 @@ class AsyncReader:
         self.store, self._timeout = store, timeout
         self._checked = False
 
-    async def ask(self, read: Read, timeout: float | None) -> Asked:
+    async def ask(self, reads: list[Read], timeout: float | None) -> Asked:
         """As `SyncReader.ask`."""
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:
-            return Asked(await self._perform([read], deadline), None, deadline)
+            return Asked(await self._perform(reads, deadline), None, deadline)
         except StoreUnavailableError as error:
             return Asked(None, error, deadline)
 
@@ -515,9 +531,13 @@ def _context(
     )
 
 
+def _listed(rows: object) -> bool:
+    return isinstance(rows, (list, tuple))
+
+
 def _calls(plan: PromptPlan, rows: Sequence[Mapping[str, Any]]) -> list[Call]:
     calls: list[Call] = []
-    if not isinstance(rows, (list, tuple)):
+    if not _listed(rows):
         raise RequestError(f"rows is a list of mappings of keys and inputs, not {type(rows).__name__}")
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -110,6 +110,8 @@ class FeaturePlan:
     """Per role its parameters and the entity's join keys."""
     names: tuple[str, ...] = field(init=False)
     """Of the outputs."""
+    taken: frozenset[str] = field(init=False)
+    """The names of join keys and inputs."""
     types: list[type] | None = field(init=False)
     """The `DType.plain` of each ref, where an answer of the one role is their values in order and then stamps."""
     moment_of: tuple[int, ...] | None = field(init=False)
@@ -123,6 +125,7 @@ class FeaturePlan:
         derive(self, "limits", tuple((place, limit) for place, limit in limits if limit is not None))
         derive(self, "dotted", tuple(ref for ref in outputs if ref.printed and "." in ref.name))
         derive(self, "names", tuple(ref.name for ref in outputs))
+        derive(self, "taken", frozenset({**self.parameters, **self.inputs}))
         plain = [slot.plain for slot in self.slots]
         simple = len(self.roles) == 1 and [slot.value for slot in self.slots] == list(range(len(plain)))
         derive(self, "types", plain if simple and plain and None not in plain else None)
@@ -143,7 +146,7 @@ class FeaturePlan:
         Raises:
             OnDemandError: an on-demand feature's function failed, or returned a wrong value.
         """
-        settled = self.settle(slots, as_of)
+        settled = self.settle(slots, as_of) if self.limits else list(slots)
         if self.computed and len(settled) == len(self.refs):
             settled += [one.value(settled, given, as_of) for one in self.computed]
         return settled
@@ -174,6 +177,8 @@ class FeaturePlan:
             RequestError: one is absent, or has another type.
         """
         given = self.keys(row)
+        if not self.computed:
+            return given
         for name, dtype in self.inputs.items():
             given[name] = _input_of(f"input {name!r} of an on-demand feature", dtype, row.get(name))
         return given

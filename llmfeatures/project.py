@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from llmfeatures.push_report import PushReport
     from llmfeatures.status import Status
 
+_PLANS = 256
+"""So many lists of features that were asked for are remembered, with how to read them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -69,6 +72,7 @@ class Project:
     def __init__(self, config: Config, registry: Registry, *, now: Clock | None = None) -> None:
         self.config, self.registry = config, registry
         self.clock: Clock = now or config.clock()
+        self._plan = lru_cache(_PLANS)(partial(plan_references, registry))
 
     @classmethod
     def load(cls, path: str | Path = ".", *, now: Clock | None = None) -> Project:
@@ -268,18 +272,19 @@ class Project:
             RequestError: a join key or input is absent, unknown, or of another type.
             OnDemandError: an on-demand feature's function failed, or returned a wrong value.
         """
-        plan = plan_references(self.registry, _names(features))
+        plan = self._plan(tuple(_names(features)))
         keys = [_row_keys(plan, number, row) for number, row in enumerate(rows)]
         result = self._reader.run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
         now = self.clock()
         as_of = now if result.newest is None else max(now, result.newest)
+        asked = [(plan.names[place], place) for place in plan.asked]
         found: list[dict[str, FeatureValue]] = []
         for number, (slots, given) in enumerate(zip(result.slots, keys, strict=True)):
             try:
                 settled = plan.found(slots, given, as_of)
             except OnDemandError as error:
                 raise OnDemandError(f"row {number}: {error}", feature=error.feature) from None
-            found.append({plan.outputs[place].name: settled[place] for place in plan.asked})
+            found.append({name: settled[place] for name, place in asked})
         return found
 
     def get_historical_features(
@@ -302,7 +307,7 @@ class Project:
         """
         from llmfeatures.historical_features import historical_features
 
-        plan = plan_references(self.registry, _names(features))
+        plan = self._plan(tuple(_names(features)))
         return historical_features(self.offline, plan, spine, clock=clock_name(clock), statuses=statuses)
 
     def spine(
@@ -581,9 +586,11 @@ def _names(features: Sequence[str]) -> list[str]:
 def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise RequestError(f"row {number} is a mapping of join keys, not {type(row).__name__}")
-    known = {**plan.parameters, **plan.inputs}
-    for name in row:
-        if name not in known:
+    if not plan.taken.issuperset(row):
+        known = {**plan.parameters, **plan.inputs}
+        for name in row:
+            if name in known:
+                continue
             raise RequestError(f"row {number}: unknown join key {name!r}{did_you_mean(name, known)}")
     try:
         return plan.given(row)

@@ -16,7 +16,7 @@ import orjson
 from llmfeatures.clock import back
 from llmfeatures.codec import STAMP_LENGTH, event_of
 from llmfeatures.context import FeatureValue, PromptContext, made_context, made_manifest, prompt_id, request_id
-from llmfeatures.errors import InvalidValueError, RenderError
+from llmfeatures.errors import InvalidValueError, RenderError, RequestError
 from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import Read
 from llmfeatures.prompts.environment import Names
@@ -65,6 +65,16 @@ class Usual:
             return None
         return _new(Read, (self._prefix + value, self._fields))
 
+    def reads(self, rows: Sequence[Mapping[str, Any]]) -> list[Read] | None:
+        """What to read for the rows of a call; None when one of them is not the usual one."""
+        reads: list[Read] = []
+        for row in rows:
+            read = self.read(row) if isinstance(row, dict) else None
+            if read is None:
+                return None
+            reads.append(read)
+        return reads
+
     def context(self, given: Mapping[str, Any], answer: Sequence[str | None], as_of: datetime) -> PromptContext | None:
         """The prompt of the call that `read` was for; None when a feature is not there, or not the usual one.
 
@@ -74,10 +84,38 @@ class Usual:
         found = self._found(answer)
         if found is None:
             return None
-        values, moments = found
-        for moment in moments:
+        for moment in found[1]:
             if moment > as_of:  # noqa: PLR1730  a call costs
                 as_of = moment  # a writer's clock is ahead: its value still counts
+        return self._made(given, *found, as_of)
+
+    def contexts(
+        self, rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[str | None]], as_of: datetime
+    ) -> list[PromptContext] | None:
+        """The prompts of the call that `reads` was for, all of one moment; None when one is not the usual one, or is
+        an error."""
+        whole: list[tuple[list[Any], list[datetime]]] = []
+        for answer in answers:
+            found = self._found(answer)
+            if found is None:
+                return None
+            as_of = max(as_of, *found[1])
+            whole.append(found)
+        made: list[PromptContext] = []
+        try:
+            for row, found in zip(rows, whole, strict=True):
+                context = self._made(row, *found, as_of)
+                if context is None:
+                    return None
+                made.append(context)
+        except (RequestError, RenderError):  # the ordinary way says which row it was
+            return None
+        return made
+
+    def _made(
+        self, given: Mapping[str, Any], values: list[Any], moments: list[datetime], as_of: datetime
+    ) -> PromptContext | None:
+        """The prompt of values, and of the moment of each different stamp; None when one is too old."""
         if self._moment_of is not None:
             moments = [moments[place] for place in self._moment_of]
         for place, limit in self._limits:

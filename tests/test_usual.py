@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ REGISTRY = Registry(
 
 
 class Holding:
-    """An online store that holds one answer for everybody, or that is down."""
+    """An online store that holds one answer for everybody, or one for each read of a call, or that is down."""
 
-    def __init__(self, answer: list[str | None] | None) -> None:
-        self.answer = answer
+    def __init__(self, answer: list[str | None] | None, *others: list[str | None]) -> None:
+        self.answer, self.others = answer, others
         self.reads = 0
 
     def read(self, reads: Sequence[Read], *, timeout: float | None = None) -> list[list[str | None]]:
@@ -51,7 +52,7 @@ class Holding:
         if self.answer is None:
             raise StoreUnavailableError("it is down")
         self.reads += 1
-        return [list(self.answer) for _ in reads]
+        return [list(one) for one, _ in zip(cycle([self.answer, *self.others]), reads, strict=False)]
 
     def meta(self, *, timeout: float | None = None) -> Meta | None:
         """A record that knows no view."""
@@ -74,15 +75,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def outcome(prompts: Prompts, store: Holding, call: dict[str, Any]) -> Any:
-    """What a call gives: the context without its own id, or the error."""
+def outcome(prompts: Prompts, store: Holding, *calls: dict[str, Any]) -> Any:
+    """What a call gives, or several together: the contexts without their own ids, or the error."""
     builder = ContextBuilder(prompts, store, lambda: pytest.fail("no history is read"), lambda: at(22))  # type: ignore[arg-type]
     try:
-        made = builder.build_context("all", **call)
+        made = [builder.build_context("all", **calls[0])] if len(calls) == 1 else builder.build_contexts("all", calls)
     except LLMFeaturesError as error:
         return type(error), str(error)
-    assert PromptContext.model_validate_json(made.model_dump_json()) == made
-    return made.model_copy(update={"request_id": ""})
+    for one in made:
+        assert PromptContext.model_validate_json(one.model_dump_json()) == one
+    found = [one.model_copy(update={"request_id": ""}) for one in made]
+    return found[0] if len(calls) == 1 else found
 
 
 CALLS = st.fixed_dictionaries(
@@ -113,6 +116,16 @@ def test_both_ways_give_the_same(folder: Path, call: dict[str, Any], answer: lis
     assert short == outcome(Ordinary(REGISTRY, folder), Holding(answer), call)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    calls=st.lists(CALLS | st.just({"user_id": "8a2f"}), min_size=2, max_size=4) | st.just([]),
+    answers=st.lists(ANSWERS.filter(bool), min_size=1, max_size=3) | st.just([None]),
+)
+def test_both_ways_give_the_same_of_many(folder: Path, calls: list[dict[str, Any]], answers: list[Any]) -> None:
+    short = outcome(Prompts(REGISTRY, folder), Holding(*answers), *calls)
+    assert short == outcome(Ordinary(REGISTRY, folder), Holding(*answers), *calls)
+
+
 def test_the_usual_call_goes_the_short_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = Prompts(REGISTRY, folder)
     plan, usual = prompts.compiled("all")
@@ -125,3 +138,6 @@ def test_the_usual_call_goes_the_short_way(folder: Path, monkeypatch: pytest.Mon
     assert made.text == "8a2f: 47 0.5 drama true why"
     assert made.features["count"].event_timestamp == datetime(2026, 5, 7, 21, 30, tzinfo=UTC)
     assert store.reads == 1
+    one, other = outcome(prompts, store, {"user_id": "8a2f"}, {"user_id": "b13c", "question": "how"})
+    assert (one.text, other.text) == (made.text, "b13c: 47 0.5 drama true how")
+    assert store.reads == 2
