@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
@@ -30,6 +30,7 @@ from llmfeatures.ports import (
     UNFINISHED,
     Begun,
     FailureRecord,
+    Interruptible,
     LatestBatch,
     LatestCount,
     OfflineStore,
@@ -48,6 +49,8 @@ from llmfeatures.spool import spooled
 _ATTEMPTS = 3
 _WRITERS = 2
 """Batches on their way at once: while one waits for the store, another is packed."""
+_AGAIN = 0.05
+"""Seconds after which what is read ahead and not wanted any more is interrupted, again and again."""
 _OF_ALL = (StoreUnavailableError, StoreReadOnlyError)
 """Errors that every further view would meet too."""
 
@@ -171,6 +174,22 @@ class _Attempt:
         return self.begun.now if self.base is None or self.view.aggregates else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """A view's rows, found and seen to be as expected, but not written: close ``held`` afterwards.
+
+    ``filled`` is the watermark of an earlier complete run under the same definition.
+    """
+
+    attempt: _Attempt
+    filled: str | None
+    count: LatestCount
+    keys: int | None
+    batches: Iterator[LatestBatch]
+    started: float
+    held: ExitStack
+
+
 @dataclass(slots=True)
 class _Counts:
     written: int = 0
@@ -215,17 +234,18 @@ class Materializer:
         run = _Run(span=span, options=options or Options(), progress=progress)
         reports: list[ViewReport] = []
         failures: list[ViewFailure] = []
-        for view in views:
-            if any(isinstance(one.error, _OF_ALL) for one in failures):
-                failures.append(ViewFailure(view=view.name, message="not run", error=None))
-                continue
-            try:
-                reports.append(self._view(view, self._ttls(view, known), run))
-            except LLMFeaturesError as error:
-                failures.append(ViewFailure(view=view.name, message=str(error), error=error))
-                record = FailureRecord(view=view.name, at=stamp(now), verb="materialize", message=str(error))
-                with suppress(LLMFeaturesError, OSError):  # the error itself says more
-                    self.state.add_failure(record)
+        with self._read_ahead(views, run) as read:
+            for view in views:
+                if any(isinstance(one.error, _OF_ALL) for one in failures):
+                    failures.append(ViewFailure(view=view.name, message="not run", error=None))
+                    continue
+                try:
+                    reports.append(self._view(view, self._ttls(view, known), run, next(read)))
+                except LLMFeaturesError as error:
+                    failures.append(ViewFailure(view=view.name, message=str(error), error=error))
+                    record = FailureRecord(view=view.name, at=stamp(now), verb="materialize", message=str(error))
+                    with suppress(LLMFeaturesError, OSError):  # the error itself says more
+                        self.state.add_failure(record)
         return MaterializeReport(views=tuple(reports), failures=tuple(failures))
 
     def _ttls(self, view: FeatureView, siblings: Sequence[FeatureView]) -> Mapping[str, timedelta] | None:
@@ -233,47 +253,90 @@ class Materializer:
         given = {name: ttl for name, ttl in ttls.items() if ttl is not None}
         return given if self.expires and len(given) == len(ttls) else None
 
-    def _view(self, view: FeatureView, ttls: Mapping[str, timedelta] | None, run: _Run) -> ViewReport:
-        for _ in range(_ATTEMPTS):
-            report = self._attempt(view, ttls, run)
+    @contextmanager
+    def _read_ahead(self, views: Sequence[FeatureView], run: _Run) -> Generator[Iterator[Future[_Read]]]:
+        """What was read of each view in turn: while one is written, the next is read."""
+        futures: list[Future[_Read]] = []
+
+        def in_turn(beside: ThreadPoolExecutor) -> Iterator[Future[_Read]]:
+            for number in range(len(views)):
+                futures.extend(beside.submit(self._read, view, run) for view in views[len(futures) : number + 2])
+                yield futures[number]
+
+        with ThreadPoolExecutor(1, "materialize-read") as beside:
+            try:
+                yield in_turn(beside)
+            finally:
+                for future in futures:
+                    future.cancel()
+                while wait(futures, _AGAIN).not_done:
+                    if isinstance(self.offline, Interruptible):
+                        self.offline.interrupt()
+                for future in futures:
+                    if not future.cancelled() and future.exception() is None:
+                        future.result().held.close()
+
+    def _view(
+        self, view: FeatureView, ttls: Mapping[str, timedelta] | None, run: _Run, first: Future[_Read]
+    ) -> ViewReport:
+        read = first.result()
+        for turn in range(_ATTEMPTS):
+            with read.held:
+                report = self._written(read, ttls, run)
             if report is not None:
                 return report
+            if turn + 1 < _ATTEMPTS:
+                read = self._read(view, run)
         raise StoreError(
             f"the online store was flushed during each of {_ATTEMPTS} runs of view {view.name!r}; "
             "find out what flushes it, then materialize again"
         )
 
-    def _attempt(self, view: FeatureView, ttls: Mapping[str, timedelta] | None, run: _Run) -> ViewReport | None:
-        """One run of a view; None when the store lost its contents under it."""
-        span, options, progress = run.span, run.options, run.progress
+    def _read(self, view: FeatureView, run: _Run) -> _Read:
+        """The beginning of a view's run: all but its writes."""
+        span, options = run.span, run.options
         started, begun = time.monotonic(), self.online.begin()
         if begun.was_empty:
             run.empty.add(begun.meta.lifetime)
         known, hashed = begun.meta.views.get(view.name), schema_hash(view)
-        filled = known is not None and known.schema_hash == hashed
-        base = known.watermark if filled and known is not None and not options.full else None
+        filled = known if known is not None and known.schema_hash == hashed else None
+        base = None if filled is None or options.full else filled.watermark
         attempt = _Attempt(view=view, begun=begun, hashed=hashed, base=base, span=span)
         with ExitStack() as held:
             count, batches = self._latest(attempt, held, options)
-            progress(view.name, 0, count.keys)
             keys = self._all_keys(attempt, count, options)
             batches = self._expected(attempt, batches, held, options)
-            if base is None and filled and known is not None:
-                unfinished = ViewMeta(schema_hash=hashed + UNFINISHED, watermark=known.watermark)
-                if not self.online.complete(view.name, unfinished, lifetime=begun.meta.lifetime, base=None):
-                    return None
-            counts = self._write(
-                attempt, batches, ttls, options.pace, lambda done: progress(view.name, done, count.keys)
+            return _Read(
+                attempt=attempt,
+                filled=None if filled is None else filled.watermark,
+                count=count,
+                keys=keys,
+                batches=batches,
+                started=started,
+                held=held.pop_all(),
             )
+
+    def _written(self, read: _Read, ttls: Mapping[str, timedelta] | None, run: _Run) -> ViewReport | None:
+        """The rest of a view's run; None when the store lost its contents under it."""
+        attempt, count, span = read.attempt, read.count, run.span
+        view, begun, base = attempt.view, attempt.begun, attempt.base
+        run.progress(view.name, 0, count.keys)
+        if base is None and read.filled is not None:
+            unfinished = ViewMeta(schema_hash=attempt.hashed + UNFINISHED, watermark=read.filled)
+            if not self.online.complete(view.name, unfinished, lifetime=begun.meta.lifetime, base=None):
+                return None
+        counts = self._write(
+            attempt, read.batches, ttls, run.options.pace, lambda done: run.progress(view.name, done, count.keys)
+        )
         removed = 0
         if base is None and begun.meta.lifetime not in run.empty:
             fields = ViewFields(name=view.name, features=tuple(one.name for one in view.features))
             removed = self.online.sweep(fields, tuple(view.entity.join_keys), begun.now)
-        meta = ViewMeta(schema_hash=hashed, watermark=stamp(span.known_up_to))
+        meta = ViewMeta(schema_hash=attempt.hashed, watermark=stamp(span.known_up_to))
         if not self.online.complete(view.name, meta, lifetime=begun.meta.lifetime, base=base):
             return None
-        self._record(attempt, count.eligible, counts.written, keys)
-        progress(view.name, count.keys, count.keys)
+        self._record(attempt, count.eligible, counts.written, read.keys)
+        run.progress(view.name, count.keys, count.keys)
         return ViewReport(
             view=view.name,
             full=base is None,
@@ -284,7 +347,7 @@ class Materializer:
             refused=count.refused,
             removed=removed,
             non_finite=counts.non_finite,
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - read.started,
         )
 
     def _all_keys(self, attempt: _Attempt, count: LatestCount, options: Options) -> int | None:

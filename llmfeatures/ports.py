@@ -460,6 +460,15 @@ class VersionedSources(Protocol):
         ...
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """What an `OfflineStore` may do besides: give up what other threads are reading."""
+
+    def interrupt(self) -> None:
+        """Have the reads that are under way raise an error soon. A read that begins later is not concerned."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """One completed materialization of a view. Times are stamps. ``known_up_to``: rows created up to then were read;

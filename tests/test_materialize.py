@@ -116,6 +116,26 @@ def test_a_first_run_into_an_empty_redis_looks_for_no_older_rows(tmp_path: Path,
         assert "cmdstat_scan" in client.info("commandstats")
 
 
+ENDLESS = "SELECT 'a' AS user_id, now() AS event_timestamp, sum(i) AS counted FROM range(1_000_000_000_000) t(i)"
+
+
+def test_what_is_read_ahead_ends_with_the_run(tmp_path: Path) -> None:
+    """Ctrl-C while one view is written: the next one, which is being read, is given up."""
+    make_project(tmp_path, segments=[segment("a", "a1", at(1), at(1))])
+    features = (tmp_path / "features.yaml").read_text()
+    (tmp_path / "features.yaml").write_text(
+        f'{features}  - {{name: endless, entity: user, source: {{query: "{ENDLESS}"}}, features: {{counted: int}}}}\n'
+    )
+    project = load(tmp_path)
+
+    def interrupt(view: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        project.materialize(["segment", "endless"], progress=interrupt)
+    assert project.materialize("segment").keys_written == 1
+
+
 def test_lateness_finds_rows_that_landed_after_their_stamps(tmp_path: Path, online: str) -> None:
     make_project(tmp_path, segments=[segment("a", "a1", at(1), at(1))], online=online)
     features = (tmp_path / "features.yaml").read_text()

@@ -71,6 +71,7 @@ class DuckDBStore:
         self._pushes, self._skew = pushes, skew
         self._lock = threading.Lock()
         self._database: Database | None = None
+        self._reads: list[duckdb.DuckDBPyConnection] = []
         _STORES.add(self)
 
     def check(self, view: FeatureView) -> list[str]:
@@ -221,6 +222,12 @@ class DuckDBStore:
             for raw in spines.rebatched(reader, batch_rows):
                 yield newest.latest_batch(view, raw)
 
+    def interrupt(self) -> None:
+        """As `Interruptible.interrupt`."""
+        with self._lock:
+            for con in self._reads:
+                con.interrupt()
+
     def close(self) -> None:
         """As `OfflineStore.close`."""
         with self._lock:
@@ -233,9 +240,13 @@ class DuckDBStore:
         """A connection of this call's own: its temporary tables go with it."""
         with self._lock:
             con = self._opened().con.cursor()
+            self._reads.append(con)
         try:
             yield con
         finally:
+            with self._lock:
+                if con in self._reads:  # not in a child that was forked meanwhile
+                    self._reads.remove(con)
             con.close()
 
     @contextmanager
@@ -257,6 +268,7 @@ class DuckDBStore:
         """In a child process: leave the parent's database alone, even its end, and start anew."""
         _OF_PARENTS.append(self._database)
         self._database = None
+        self._reads = []
         self._lock = threading.Lock()
 
 
