@@ -231,10 +231,11 @@ class ContextBuilder(_Builder):
         plan, usual = self._prompts.compiled(prompt)
         at_clock, limit = clock_name(clock), seconds(timeout)
         asked = None
-        if usual is not None and as_of is None and _listed(rows) and (usual_reads := usual.reads(rows)):
-            asked = self._store.ask(usual_reads, limit)
-            if asked.answers is not None:
-                made = usual.contexts(rows, asked.answers, self._now())
+        if usual is not None and as_of is None and _listed(rows):
+            rows = [dict(row) if isinstance(row, dict) else row for row in rows]  # nobody changes it meanwhile
+            if usual_reads := usual.reads(rows):
+                asked = self._store.ask(usual_reads, limit)
+                made = None if asked.answers is None else usual.contexts(rows, asked.answers, self._now())
                 if made is not None:
                     return made
         calls = _calls(plan, rows)
@@ -331,10 +332,11 @@ class AsyncContextBuilder(_Builder):
         plan, usual = self._prompts.compiled(prompt)
         at_clock, limit = clock_name(clock), seconds(timeout)
         asked = None
-        if usual is not None and as_of is None and _listed(rows) and (usual_reads := usual.reads(rows)):
-            asked = await self._store.ask(usual_reads, limit)
-            if asked.answers is not None:
-                made = usual.contexts(rows, asked.answers, self._now())
+        if usual is not None and as_of is None and _listed(rows):
+            rows = [dict(row) if isinstance(row, dict) else row for row in rows]  # nobody changes it meanwhile
+            if usual_reads := usual.reads(rows):
+                asked = await self._store.ask(usual_reads, limit)
+                made = None if asked.answers is None else usual.contexts(rows, asked.answers, self._now())
                 if made is not None:
                     return made
         calls = _calls(plan, rows)

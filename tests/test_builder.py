@@ -473,3 +473,26 @@ def test_keys_of_other_dtypes_round_trip_through_json(tmp_path: Path) -> None:
     ctx = Project.load(tmp_path, now=lambda: NOW).builder().build_context("p", day=NOW.date(), n=3)
     assert ctx.text == "2026-05-07 3.00"
     assert PromptContext.model_validate_json(ctx.model_dump_json()) == ctx
+
+
+@pytest.mark.parametrize("kind", ["usual", "other"])
+def test_rows_that_change_while_a_call_waits_are_not_looked_at_again(root: Path, kind: str) -> None:
+    """Else one user's values would be printed for another."""
+
+    async def run() -> list[PromptContext]:
+        builder = AsyncContextBuilder.from_project(root, now=lambda: NOW)
+        try:
+            await builder.build_contexts("home", [{"user_id": "8a2f"}])
+            rows = [{"user_id": "8a2f" if kind == "usual" else "nobody"}, {"user_id": "8a2f"}]
+            calling = asyncio.ensure_future(builder.build_contexts("home", rows))
+            await asyncio.sleep(0)
+            for row in rows:
+                row["user_id"] = "b13c"
+            return await calling
+        finally:
+            await builder.aclose()
+
+    first, second = asyncio.run(run())
+    assert first.manifest.keys == {"user_id": "8a2f" if kind == "usual" else "nobody"}
+    assert second.manifest.keys == {"user_id": "8a2f"}
+    assert second.text == "power_user watched 47"

@@ -15,10 +15,10 @@ import re
 import secrets
 import socket
 import ssl
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from itertools import cycle
+from time import monotonic
 from typing import Any
 
 import hiredis
@@ -170,7 +170,9 @@ class Line:
         feed, gets = reader.feed, reader.gets
         started = False
         try:
-            self._wait_until(deadline)
+            seconds = deadline - monotonic()
+            if not 0 < seconds <= self._waits <= seconds * 1.01:
+                self._wait_until(deadline)
             self._send(request + echo)
             while True:
                 size = receive(buffer)
@@ -214,7 +216,7 @@ class Line:
 
     def _wait_until(self, deadline: float) -> None:
         """Have the socket wait until the deadline, or a hundredth longer: to set its timeout takes a system call."""
-        seconds = deadline - time.monotonic()
+        seconds = deadline - monotonic()
         if not 0 < seconds <= self._waits <= seconds * 1.01:
             if seconds <= 0:
                 raise TimeoutError
@@ -296,6 +298,20 @@ class AsyncLine:
         # Not `disconnect`: it awaits, and a cancelled task must not.
         connection._writer = connection._reader = None  # pyright: ignore[reportPrivateUsage]
 
+    def abandon(self) -> None:
+        """Close an idle connection whose event loop is closed, so that its transport cannot."""
+        self._answers = None
+        connection = self._connection
+        writer: Any = connection._writer  # pyright: ignore[reportPrivateUsage]
+        connection._writer = connection._reader = None  # pyright: ignore[reportPrivateUsage]
+        transport: Any = None if writer is None else writer.transport
+        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+        if (
+            sock := getattr(transport, "_sock", None)
+        ) is not None:  # other loops than asyncio's close all when they end
+            sock.close()
+            transport._sock = None
+
     async def close(self) -> None:
         """Close an idle connection and wait until it is closed."""
         self._answers = None
@@ -345,8 +361,16 @@ class AsyncLines:
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None:
+            self._leave_closed_loops()
             found = self._loops[loop] = _OfLoop(self._limit)
         return found
+
+    def _leave_closed_loops(self) -> None:
+        """Close the connections of loops that are closed: each `asyncio.run` has one of its own."""
+        for loop in list(self._loops):
+            if loop.is_closed() and (left := self._loops.pop(loop, None)) is not None:
+                for line in left.idle:
+                    line.abandon()
 
 
 class _OfLoop:

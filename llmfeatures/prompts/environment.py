@@ -336,7 +336,7 @@ class Compiled:
             return self._from_segments(values)
         except Exception as error:
             raise _translated(error, self.path) from error
-        if has_control_token(content):
+        if ("<" in content or "[" in content) and has_control_token(content):
             return self._from_segments(values)
         return (_message(("system", content.strip())),)
 

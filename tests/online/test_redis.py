@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -418,3 +419,15 @@ def test_views_with_the_same_name_as_a_feature(store: RedisStore) -> None:
     view = replace(ACTIVITY, name="watch_count")
     store.write([activity(1)._replace(view=view)])
     assert store.read([Read(key_of(1), ("watch_count", "@watch_count"))])[0][0] == "1"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells which files are open")
+def test_event_loops_that_are_over_leave_no_connection(namespace: str, redis_server: Server) -> None:
+    store = AsyncRedisStore(redis_server.url, namespace)
+    for _ in range(3):
+        asyncio.run(store.meta())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        asyncio.run(store.meta())
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    asyncio.run(store.aclose())
