@@ -304,13 +304,14 @@ class AsyncLine:
         connection = self._connection
         writer: Any = connection._writer  # pyright: ignore[reportPrivateUsage]
         connection._writer = connection._reader = None  # pyright: ignore[reportPrivateUsage]
-        transport: Any = None if writer is None else writer.transport
-        transport = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
-        if (
-            sock := getattr(transport, "_sock", None)
-        ) is not None:  # other loops than asyncio's close all when they end
+        if writer is None:
+            return
+        # other loops than asyncio's close everything when they end
+        over: Any = writer.transport
+        under = getattr(getattr(over, "_ssl_protocol", None), "_transport", over)
+        if (sock := getattr(under, "_sock", None)) is not None:
             sock.close()
-            transport._sock = None
+            under._sock, under._closing, over._closed = None, True, True
 
     async def close(self) -> None:
         """Close an idle connection and wait until it is closed."""
