@@ -6,7 +6,6 @@ import asyncio
 import functools
 import inspect
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -20,25 +19,33 @@ from llmfeatures.errors import RequestError
 from llmfeatures.push_report import PushReport
 from llmfeatures.version import __version__
 
-_AGAIN = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_AGAIN = (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """After these a call is sent again: it was never sent, or the connection ended before an answer, and every call may be
 repeated. A service that is slow is not asked again."""
+_LEAST = 0.001
+"""Seconds that a step has which begins when there is no time left."""
 
 
 class Client:
     """A service's prompts and features. Thread-safe; share one per process, and close it, or use it in ``with``.
 
     Errors are the exceptions that the service met: `FeatureNotPresentError`, `RequestError`, and so on. `ServiceError`
-    when no answer came, `AccessError` when the API key may not do this.
+    when no answer came, or not in time (its ``push_id`` then names a push that may have been kept), `AccessError` when
+    the API key may not do this.
 
     Args:
         url: the service's address, like ``http://127.0.0.1:8000``.
         api_key: ``llf_...``, where the service needs one.
-        timeout: seconds for one try, from connecting to the whole answer of it.
+        timeout: seconds for one try, from connecting to the last byte of its answer. Of `AsyncClient` that is exact;
+            `Client` looks at the clock whenever bytes of the body came, and waits no longer than what was left at its
+            start for more. A head that comes byte by byte has that long for each.
+
+    Raises:
+        RequestError: an argument is none of these.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 5.0) -> None:
-        self._url = url
+        self._url, self._timeout = url, calls.client_timeout(timeout)
         self._http = httpx.Client(**_settings(url, api_key, timeout))
 
     def __repr__(self) -> str:
@@ -78,7 +85,11 @@ class Client:
 
     def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
         """As `Project.push`. Without a ``push_id`` one is made, so that a repeated try pushes nothing twice."""
-        return self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex))
+        return self._send(calls.push_call(view, rows, push_id))
+
+    def prompt_names(self) -> list[str]:
+        """The names of the prompts that the service serves, sorted. Needs the scope ``read``, as `registry` does."""
+        return calls.prompt_names(self.registry())
 
     def registry(self) -> dict[str, Any]:
         """What the service can be asked for: entities, views, on-demand features and prompts, as plain data."""
@@ -118,26 +129,51 @@ class Client:
         while True:
             attempt += 1
             try:
-                answer = self._http.request(call.method, call.path, params=call.query, content=call.body)
+                status, headers, content = self._try(call)
             except _AGAIN as error:
                 wait = calls.wait_before(attempt)
                 if wait is None:
-                    raise calls.unreachable(self._url, error) from error
+                    raise calls.unreachable(self._url, error, call) from error
+            except httpx.TimeoutException:
+                raise calls.late(self._url, self._timeout, call) from None
             except httpx.HTTPError as error:
-                raise calls.unreachable(self._url, error) from error
+                raise calls.unreachable(self._url, error, call) from error
             else:
-                again = calls.is_retry(answer.status_code, answer.headers)
-                wait = calls.wait_before(attempt, answer.headers.get("retry-after")) if again else None
+                again = calls.is_retry(status, headers)
+                wait = calls.wait_before(attempt, headers.get("retry-after")) if again else None
                 if wait is None:
-                    return calls.answer_of(call, answer.status_code, answer.content)
+                    return calls.answer_of(call, status, content)
             time.sleep(wait)
+
+    def _try(self, call: Call) -> tuple[int, httpx.Headers, bytes]:
+        """Send a call once. Each step of it has the time that those before have left."""
+        deadline = time.monotonic() + self._timeout
+        request = self._http.build_request(call.method, call.path, params=call.query, content=call.body)
+        limits: dict[str, float] = request.extensions["timeout"]
+
+        def shorten(event: str, _: Mapping[str, Any]) -> None:
+            if event.endswith(".started"):
+                left = max(deadline - time.monotonic(), _LEAST)
+                limits.update(connect=left, read=left, write=left)
+
+        request.extensions["trace"] = shorten
+        answer = self._http.send(request, stream=True)
+        try:
+            parts: list[bytes] = []
+            for part in answer.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer is not whole", request=request)
+        finally:
+            answer.close()
+        return answer.status_code, answer.headers, b"".join(parts)
 
 
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited."""
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 5.0) -> None:
-        self._url = url
+        self._url, self._timeout = url, calls.client_timeout(timeout)
         self._http = httpx.AsyncClient(**_settings(url, api_key, timeout))
 
     def __repr__(self) -> str:
@@ -177,7 +213,11 @@ class AsyncClient:
 
     async def push(self, view: str, rows: Sequence[Mapping[str, Any]], *, push_id: str | None = None) -> PushReport:
         """As `Client.push`."""
-        return await self._send(calls.push_call(view, rows, push_id or uuid.uuid4().hex))
+        return await self._send(calls.push_call(view, rows, push_id))
+
+    async def prompt_names(self) -> list[str]:
+        """As `Client.prompt_names`."""
+        return calls.prompt_names(await self.registry())
 
     async def registry(self) -> dict[str, Any]:
         """As `Client.registry`."""
@@ -228,13 +268,16 @@ class AsyncClient:
         while True:
             attempt += 1
             try:
-                answer = await self._http.request(call.method, call.path, params=call.query, content=call.body)
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._http.request(call.method, call.path, params=call.query, content=call.body)
             except _AGAIN as error:
                 wait = calls.wait_before(attempt)
                 if wait is None:
-                    raise calls.unreachable(self._url, error) from error
+                    raise calls.unreachable(self._url, error, call) from error
+            except (TimeoutError, httpx.TimeoutException):
+                raise calls.late(self._url, self._timeout, call) from None
             except httpx.HTTPError as error:
-                raise calls.unreachable(self._url, error) from error
+                raise calls.unreachable(self._url, error, call) from error
             else:
                 again = calls.is_retry(answer.status_code, answer.headers)
                 wait = calls.wait_before(attempt, answer.headers.get("retry-after")) if again else None
@@ -269,5 +312,7 @@ def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     headers = {"content-type": "application/json", "accept": "application/json"}
     headers["user-agent"] = f"llmfeatures/{__version__}"
     if api_key is not None:
+        if not isinstance(api_key, str) or not api_key.isascii() or not api_key.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestError("api_key is text like llf_..., as llmfeatures serve keys new printed it")
         headers["authorization"] = f"Bearer {api_key}"
     return {"base_url": url, "headers": headers, "timeout": timeout, "follow_redirects": False}

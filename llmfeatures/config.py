@@ -79,12 +79,14 @@ class OfflineSection(_Section):
 
 
 class ServeSection(_Section):
-    """``[serve]``: the HTTP service. ``keys`` is the file of API keys; None is ``keys.json`` in the state folder."""
+    """``[serve]``: the HTTP service. ``keys`` is the file of API keys; None is ``keys.json`` in the state folder.
+    ``keys_needed`` asks for a key even while there is none, and on an address that only this machine reaches."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     keys: str | None = None
+    keys_needed: bool = False
     max_body: Annotated[int, Field(ge=1_000)] = 1_048_576
     max_rows: Annotated[int, Field(ge=1)] = 1_000
     max_concurrency: Annotated[int, Field(ge=1)] = 1_000

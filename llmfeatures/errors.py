@@ -127,7 +127,12 @@ class AccessError(LLMFeaturesError):
 
 
 class ServiceError(LLMFeaturesError):
-    """The HTTP service could not be reached, or answered what this version cannot use."""
+    """The HTTP service could not be reached, or answered what this version cannot use.
+
+    ``push_id`` is that of a push which may have been kept: sent again under it, it is kept once. Else None.
+    """
+
+    push_id: str | None = None
 
 
 class StoreError(LLMFeaturesError):

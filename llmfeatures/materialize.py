@@ -364,8 +364,8 @@ class Materializer:
         else:
             return None
         if expect is not None and counts_keys(expect) and not options.accept:
-            counted = [run.keys for run in self.state.runs(view.name) if run.keys is not None]
-            wrong = wrong_keys(view.name, expect, keys, counted[-1] if counted else None)
+            runs = self.state.runs(view.name, newest_first=True)
+            wrong = wrong_keys(view.name, expect, keys, next((run.keys for run in runs if run.keys is not None), None))
             if wrong is not None:
                 raise ExpectationError(wrong)
         return keys

@@ -174,6 +174,7 @@ class OnlineStore(Protocol):
         *,
         replace_before: str | None = None,
         ttls: Mapping[str, timedelta] | None = None,
+        timeout: float | None = None,
     ) -> Written:
         """Write rows of one entity (all keys have the same join keys; any number of keys and views), newest wins.
 
@@ -184,6 +185,9 @@ class OnlineStore(Protocol):
 
         ``ttls`` has the ttl of every view of the entity: a key then expires at the latest event + ttl + 1 day (stores
         without expiry ignore it). ``None``: the key never expires.
+
+        ``timeout`` (seconds) is how long the whole call waits for the store, in place of the store's own limit for
+        changes. After it some of the rows may be written, or be written yet.
         """
         ...
 
@@ -505,8 +509,12 @@ class StateStore(Protocol):
         """Keep a record, durably and atomically."""
         ...
 
-    def runs(self, view: str | None = None) -> Iterable[RunRecord]:
-        """Records, oldest first."""
+    def runs(self, view: str | None = None, *, newest_first: bool = False) -> Iterable[RunRecord]:
+        """Records, oldest first; read as they are asked for. All are kept: they say when what was online."""
+        ...
+
+    def last_runs(self) -> Mapping[str, RunRecord]:
+        """The newest record of each view, by the view's name."""
         ...
 
     def add_failure(self, record: FailureRecord) -> None:
@@ -587,6 +595,11 @@ class PushLog(Protocol):
     def durable(self) -> str | None:
         """None when an acknowledged push survives the process and the machine; else a sentence that says why it would
         not, and what to do."""
+        ...
+
+    @property
+    def caution(self) -> str | None:
+        """A sentence on what an acknowledged push may not survive beyond that; None when nothing is known of it."""
         ...
 
     def append(self, view: str, push: Push) -> bool:

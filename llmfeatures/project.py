@@ -252,6 +252,7 @@ class Project:
             state=self.state,
             views=self.registry.views,
             max_skew=self.config.online.max_skew,
+            timeout=self.config.online.timeout,
             expires=self.clock is system_clock,
         )
         return pusher.push(self.registry.view(view), rows, push_id=push_id, now=self.clock())

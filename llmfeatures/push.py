@@ -31,16 +31,19 @@ from llmfeatures.pushable import canonical_rows, pushed_columns
 from llmfeatures.schema import FeatureView, PushSource
 
 LONGEST_ID = 200
-_AT_ONCE = 10_000
+_AT_ONCE = 1_000
 """Rows of one online write."""
+_LEAST_LIMIT = timedelta(seconds=1)
+"""A write has more to do than the read that ``[online] timeout`` is set for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pusher:
     """Pushes rows to the views of a registry.
 
-    ``online`` gives the online store. ``expires`` is false when the project's clock is not the machine's: a store that
-    lets keys expire by its own time must not do it then.
+    ``online`` gives the online store; a write waits for it as long as ``timeout``, or a second where that is longer.
+    ``expires`` is false when the project's clock is not the machine's: a store that lets keys expire by its own time
+    must not do it then.
     """
 
     pushes: PushLog
@@ -48,6 +51,7 @@ class Pusher:
     state: StateStore
     views: Sequence[FeatureView]
     max_skew: timedelta
+    timeout: timedelta
     expires: bool = True
 
     def push(self, view: FeatureView, rows: object, *, push_id: str | None, now: datetime) -> PushReport:
@@ -76,7 +80,15 @@ class Pusher:
         if repeated:
             # the rows that count are those of the first push, and it may have died before it wrote them online
             kept = self.pushes.find(view.name, push.push_id)
-        problem = None if kept is None or kept.columns != push.columns else self._write(view, kept.rows, now)
+        cause = problem = None
+        if kept is None or kept.columns != push.columns:
+            problem = _changed(view)
+        elif (cause := self._write(view, kept.rows)) is not None:
+            problem = str(cause)
+        if problem is not None:
+            record = FailureRecord(view=view.name, at=stamp(now), verb="push", message=problem)
+            with suppress(LLMFeaturesError, OSError):  # the push is durable, whatever can be said about it
+                self.state.add_failure(record)
         return PushReport(
             view=view.name,
             push_id=push.push_id,
@@ -84,6 +96,7 @@ class Pusher:
             repeated=repeated,
             online=problem is None,
             problem=problem,
+            cause=cause,
         )
 
     def _check_view(self, view: FeatureView) -> None:
@@ -98,19 +111,16 @@ class Pusher:
                 "push to a view with a plain feature"
             )
 
-    def _write(self, view: FeatureView, batch: pa.RecordBatch, now: datetime) -> str | None:
+    def _write(self, view: FeatureView, batch: pa.RecordBatch) -> StoreError | None:
         """Write rows online; the reason why that failed, if it did."""
+        limit = max(self.timeout, _LEAST_LIMIT).total_seconds()
         try:
             store = self.online()
             writes = row_writes(view, batch)
             for first in range(0, len(writes), _AT_ONCE):
-                store.write(writes[first : first + _AT_ONCE], ttls=self._ttls(view))
+                store.write(writes[first : first + _AT_ONCE], ttls=self._ttls(view), timeout=limit)
         except StoreError as error:
-            problem = str(error)
-            record = FailureRecord(view=view.name, at=stamp(now), verb="push", message=problem)
-            with suppress(LLMFeaturesError, OSError):  # the push is durable, whatever can be said about it
-                self.state.add_failure(record)
-            return problem
+            return error.with_traceback(None)
         return None
 
     def _ttls(self, view: FeatureView) -> Mapping[str, timedelta] | None:
@@ -118,6 +128,14 @@ class Pusher:
         ttls = {one.name: one.ttl for one in self.views if one.entity == view.entity}
         given = {name: ttl for name, ttl in ttls.items() if ttl is not None}
         return given if self.expires and len(given) == len(ttls) else None
+
+
+def _changed(view: FeatureView) -> str:
+    """What is wrong when the rows of a repeated push are not such as the view has now."""
+    return (
+        f"view {view.name!r} has changed since this push id was first used, so its rows were not written online again: "
+        f"unless it was materialized after that, run llmfeatures materialize {view.name}"
+    )
 
 
 def _check_id(push_id: object) -> None:

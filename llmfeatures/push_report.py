@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from llmfeatures.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +13,7 @@ class PushReport:
 
     ``rows`` were accepted under ``push_id``; when it is ``repeated``, an earlier push with this id has them, and
     nothing was added. ``online`` is False when they could not be written online, for the reason ``problem``: the next
-    materialize does it.
+    materialize does it. ``cause`` is the exception behind it; None from a service.
     """
 
     view: str
@@ -20,3 +22,4 @@ class PushReport:
     repeated: bool
     online: bool
     problem: str | None = None
+    cause: StoreError | None = field(default=None, repr=False, compare=False)

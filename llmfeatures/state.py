@@ -36,23 +36,31 @@ class FolderState:
         """Keep a record, durably and atomically."""
         _keep(self._runs, record.started, record.view, record)
 
-    def runs(self, view: str | None = None) -> Iterator[RunRecord]:
+    def runs(self, view: str | None = None, *, newest_first: bool = False) -> Iterator[RunRecord]:
         """Records, oldest first.
 
         Raises:
             FormatError: a record was written by another version of the format.
         """
-        for path in sorted(self._runs.glob("*.json")):
-            fields = _fields(path, RunRecord)
-            if view in (None, fields["view"]):
-                yield RunRecord(**fields)
+        for name in sorted(_names(self._runs), reverse=newest_first):
+            if view in (None, _view_of(name)):
+                yield RunRecord(**_fields(self._runs / name, RunRecord))
+
+    def last_runs(self) -> dict[str, RunRecord]:
+        """The newest record of each view, by the view's name; no other is read.
+
+        Raises:
+            FormatError: a record was written by another version of the format.
+        """
+        newest = {_view_of(name): name for name in sorted(_names(self._runs))}
+        return {view: RunRecord(**_fields(self._runs / name, RunRecord)) for view, name in newest.items()}
 
     def add_failure(self, record: FailureRecord) -> None:
         """Keep a record, durably and atomically; of each view, the last twenty stay."""
         _keep(self._failures, record.at, record.view, record)
-        mine = [path for path in self._failures.glob("*.json") if _view_of(path) == record.view]
-        for path in sorted(mine)[:-FAILURES]:
-            path.unlink(missing_ok=True)  # another process may have been faster
+        mine = [name for name in _names(self._failures) if _view_of(name) == record.view]
+        for name in sorted(mine)[:-FAILURES]:
+            (self._failures / name).unlink(missing_ok=True)  # another process may have been faster
 
     def failures(self, view: str | None = None) -> Iterator[FailureRecord]:
         """Records, oldest first.
@@ -60,8 +68,9 @@ class FolderState:
         Raises:
             FormatError: a record was written by another version of the format.
         """
-        for path in sorted(self._failures.glob("*.json")):
-            if view in (None, _view_of(path)) and path.exists():  # else one that was too old by now
+        for name in sorted(_names(self._failures)):
+            path = self._failures / name
+            if view in (None, _view_of(name)) and path.exists():  # else one that was too old by now
                 yield FailureRecord(**_fields(path, FailureRecord))
 
     @contextmanager
@@ -107,9 +116,19 @@ def _keep(folder: Path, at: str, view: str, record: RunRecord | FailureRecord) -
         part.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n", encoding="utf-8")
 
 
-def _view_of(path: Path) -> str:
+def _names(folder: Path) -> list[str]:
+    """The names of the records in a folder, in no order. There may be very many."""
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".json")]  # noqa: PTH208  names are enough
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"records cannot be read in {folder}: {error.strerror}; correct [project] state") from None
+
+
+def _view_of(name: str) -> str:
     """The view in the name of a record: between the moment, which has two hyphens, and eight digits."""
-    return path.stem.split("-", 3)[3].rpartition("-")[0]
+    return name.split("-", 3)[-1].rpartition("-")[0]
 
 
 def _fields(path: Path, kind: type[RunRecord | FailureRecord]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def read_status(
     """
     warnings: list[str] = []
     meta, usage, problem = _look(online, views, seconds, warnings)
-    runs = _tried(lambda: list(state.runs()), [], "run records cannot be read", warnings)
+    runs = _tried(state.last_runs, {}, "run records cannot be read", warnings)
     failures = _tried(lambda: list(state.failures()), [], "records of failures cannot be read", warnings)
     store = StoreStatus(
         **place._asdict(),
@@ -160,7 +160,7 @@ def read_status(
             meta=meta,
             known=store.reachable,
             usage=usage,
-            runs=runs,
+            last_run=runs.get(view.name),
             failures=failures,
             pushes=sizes[view.name],
             now=now,
@@ -217,7 +217,7 @@ def _view(
     meta: Meta | None,
     known: bool,
     usage: Usage | None,
-    runs: Sequence[RunRecord],
+    last_run: RunRecord | None,
     failures: Sequence[FailureRecord],
     pushes: PushSize | None,
     now: datetime,
@@ -225,7 +225,6 @@ def _view(
     held = None if meta is None else meta.views.get(view.name)
     watermark = None if held is None else _moment(held.watermark)
     counted = ViewUsage(keys=None, bytes=None) if usage is None else usage.views[view.name]
-    last_run = next((run for run in reversed(runs) if run.view == view.name), None)
     since = "" if last_run is None else last_run.readable_from
     newest = sorted((one for one in failures if one.view == view.name and one.at > since), key=lambda one: one.at)
     return ViewStatus(

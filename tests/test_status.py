@@ -16,6 +16,7 @@ import redis
 from llmfeatures import Project
 from llmfeatures.cli.app import run
 from llmfeatures.clock import stamp
+from llmfeatures.errors import FormatError
 from llmfeatures.online import usage as online_usage
 from llmfeatures.online.redis import RedisStore
 from llmfeatures.ports import UNFINISHED, FailureRecord, RunRecord, ViewFields, ViewMeta
@@ -233,6 +234,32 @@ def test_a_push_log(root: Path, cli: Callable[..., tuple[int, str, str]]) -> Non
     header, row = [line.split() for line in out.splitlines()[-2:]]
     assert header == ["pushed", "view", "rows", "not", "compacted", "pushes", "segments", "parts", "bytes"]
     assert row[:4] == ["activity", "6", "6", "3"]
+
+
+def test_only_the_newest_run_of_a_view_is_read(root: Path) -> None:
+    """The others may be many."""
+    project = load(root)
+    project.materialize(until=at(10))
+    project.materialize()
+    for name in ("activity", "segment"):
+        (old, _) = sorted((root / ".llmfeatures" / "runs").glob(f"*-{name}-*.json"))
+        old.write_text("{")
+    assert project.status().warnings == ()
+    for name in ("activity", "segment"):
+        found = view(project.status(), name).last_run
+        assert found is not None
+        assert (found, found.until) == (next(iter(project.state.runs(name, newest_first=True))), stamp(NOW))
+        with pytest.raises(FormatError, match="cannot be read; remove it"):
+            project.runs(name)
+        assert sorted(project.state.last_runs()) == ["activity", "segment"]
+        for path in (root / ".llmfeatures" / "runs").glob(f"*-{name}-*.json"):
+            path.unlink()
+        assert project.runs(name) == []  # whatever there is of other views
+        assert view(project.status(), name).last_run is None
+        project.materialize(until=at(10))
+        project.materialize()
+        (old, _) = sorted((root / ".llmfeatures" / "runs").glob(f"*-{name}-*.json"))
+        old.write_text("{")
 
 
 def test_records_that_cannot_be_read_are_a_warning(root: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -52,6 +52,13 @@ _SCRIPT_CALLS = 16
 """Script calls in one round trip."""
 _SCAN_COUNT = "1000"
 _SWEEP_KEYS = 128
+
+
+class _Limit(NamedTuple):
+    """How long several round trips may take together: the seconds, and when they end (`time.monotonic`)."""
+
+    seconds: float
+    deadline: float
 
 
 class RedisStore:
@@ -101,15 +108,17 @@ class RedisStore:
         *,
         replace_before: str | None = None,
         ttls: Mapping[str, timedelta] | None = None,
+        timeout: float | None = None,
     ) -> Written:
         """See `llmfeatures.ports.OnlineStore.write`."""
+        limit = None if timeout is None else _Limit(timeout, time.monotonic() + timeout)
         head = ("write", replace_before or "", *ttl_arguments(ttls))
         calls = (
             self._layout.call((key for key, _ in chunk), *head, *row_arguments(chunk)) for chunk in chunks(newest(rows))
         )
         written = 0
         while batch := list(islice(calls, _SCRIPT_CALLS)):
-            written += sum(self._change(batch))
+            written += sum(self._change(batch, limit))
         return Written(written=written, skipped=len(rows) - written)
 
     def write_columns(
@@ -186,16 +195,16 @@ class RedisStore:
         except Exception as error:
             raise _translated(error, self._where, seconds) from error
 
-    def _change(self, calls: Sequence[Call]) -> list[Any]:
+    def _change(self, calls: Sequence[Call], limit: _Limit | None = None) -> list[Any]:
         """Run script calls in one round trip, and again those that found the server without the script."""
         if not calls:
             return []
-        answers = self._send([call.of("EVALSHA", self._script.digest) for call in calls])
+        answers = self._send([call.of("EVALSHA", self._script.digest) for call in calls], limit)
         unknown = [
             i for i, answer in enumerate(answers) if isinstance(answer, ReplyError) and answer.code == "NOSCRIPT"
         ]
         if unknown:
-            again = self._send([calls[i].of("EVAL", self._script.text) for i in unknown])
+            again = self._send([calls[i].of("EVAL", self._script.text) for i in unknown], limit)
             for i, answer in zip(unknown, again, strict=True):
                 answers[i] = answer
         for answer in answers:
@@ -203,9 +212,9 @@ class RedisStore:
                 raise _translated(answer, self._where, _WRITE_TIMEOUT, writing=True) from answer
         return answers
 
-    def _send(self, commands: list[bytes]) -> list[Any]:
+    def _send(self, commands: list[bytes], limit: _Limit | None) -> list[Any]:
         """One exchange that must not be sent twice: whether the connection still stands is found out before."""
-        deadline = time.monotonic() + _WRITE_TIMEOUT
+        seconds, deadline = limit or _Limit(_WRITE_TIMEOUT, time.monotonic() + _WRITE_TIMEOUT)
         try:
             line = self._take(deadline)
             try:
@@ -219,7 +228,7 @@ class RedisStore:
         except StoreError:
             raise
         except Exception as error:
-            raise _translated(error, self._where, _WRITE_TIMEOUT, writing=True) from error
+            raise _translated(error, self._where, seconds, writing=True) from error
 
     def _take(self, deadline: float) -> Line:
         line = self._lines.take(deadline)

@@ -120,13 +120,16 @@ class SqliteStore:
         *,
         replace_before: str | None = None,
         ttls: Mapping[str, timedelta] | None = None,
+        timeout: float | None = None,
     ) -> Written:
         """See `llmfeatures.ports.OnlineStore.write`."""
         del ttls  # without expiry
+        limit = _WRITE_TIMEOUT if timeout is None else timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         winners = iter(newest(rows).items())
         written = 0
         while batch := list(islice(winners, _KEYS)):
-            with self._changing() as connection:
+            with self._changing(limit, deadline) as connection:
                 # A clock that was set back must not date a run's rows before its own beginning: its sweep would
                 # remove them.
                 now = max(stamp(system_clock()), replace_before or "")
@@ -248,28 +251,30 @@ class SqliteStore:
             self._files.give(file)
 
     @contextlib.contextmanager
-    def _changing(self) -> Generator[sqlite3.Connection]:
-        """A transaction that no other process writes in; what is raised in it takes everything back."""
-        file = self._take(_WRITE_TIMEOUT)
+    def _changing(self, limit: float = _WRITE_TIMEOUT, deadline: float | None = None) -> Generator[sqlite3.Connection]:
+        """A transaction that no other process writes in; what is raised in it takes everything back. It waits for
+        ``limit`` seconds, or until the ``deadline`` that they had for several transactions."""
+        seconds = limit if deadline is None else max(0.0, deadline - time.monotonic())
+        file = self._take(limit, seconds)
         try:
-            connection = self._opened(file, _WRITE_TIMEOUT, writing=True) or self._made(file)
+            connection = self._opened(file, seconds, writing=True) or self._made(file, seconds)
             connection.execute("BEGIN IMMEDIATE")
             check_format(_hash(connection, self._meta_key).get(FORMAT_FIELD), str(self._path))
             yield connection
             connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             file.drop()
-            raise _translated(error, self._path, _WRITE_TIMEOUT, writing=True) from error
+            raise _translated(error, self._path, limit, writing=True) from error
         except BaseException:
             file.drop()
             raise
         finally:
             self._files.give(file)
 
-    def _take(self, seconds: float) -> _File:
-        file = self._files.take(time.monotonic() + seconds)
+    def _take(self, limit: float, left: float | None = None) -> _File:
+        file = self._files.take(time.monotonic() + (limit if left is None else left))
         if file is None:
-            raise StoreUnavailableError(f"the online store {self._path} had no free connection within {seconds:g} s")
+            raise StoreUnavailableError(f"the online store {self._path} had no free connection within {limit:g} s")
         return file
 
     def _opened(self, file: _File, seconds: float, *, writing: bool = False) -> sqlite3.Connection | None:
@@ -323,18 +328,18 @@ class SqliteStore:
             )  # SQLite leaves an empty one when it runs out of room
         return not os.access(self._path.parent, os.W_OK) and not log.exists()
 
-    def _made(self, file: _File) -> sqlite3.Connection:
+    def _made(self, file: _File, seconds: float) -> sqlite3.Connection:
         """The connection of ``file`` to a new store."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file.connection = connection = self._connect("rwc", _WRITE_TIMEOUT)
-        _use_log(connection)
+        file.connection = connection = self._connect("rwc", seconds)
+        _use_log(connection, seconds)
         connection.execute("BEGIN IMMEDIATE")
         if _header(connection) == (0, 0):  # else another process made it meanwhile
             connection.execute(_TABLE)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-        opened = self._opened(file, _WRITE_TIMEOUT, writing=True)
+        opened = self._opened(file, seconds, writing=True)
         if opened is None:
             raise StoreUnavailableError(f"the online store {self._path} was deleted while it was made")
         return opened
@@ -408,9 +413,9 @@ def _contents(connection: sqlite3.Connection) -> tuple[int, int, int]:
     return application, version, tables
 
 
-def _use_log(connection: sqlite3.Connection) -> None:
+def _use_log(connection: sqlite3.Connection, seconds: float) -> None:
     """Turn on write-ahead logging. SQLite does not wait by itself when several processes do so at once."""
-    deadline = time.monotonic() + _WRITE_TIMEOUT
+    deadline = time.monotonic() + seconds
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -25,7 +25,17 @@ from llmfeatures.push_log.ids import PushIds, index_bytes
 from llmfeatures.push_log.locks import lock_file, locked, sync_file, unlock
 from llmfeatures.push_log.manifest import Manifest, Part, added, read_manifest, write_durably, write_manifest
 from llmfeatures.push_log.segment import Frame, id_digest, kept_schema
-from llmfeatures.push_log.snapshot import Tail, by_columns, index, read_tail, segment_names, table_of, unreadable
+from llmfeatures.push_log.snapshot import (
+    Moved,
+    Tail,
+    by_columns,
+    gone,
+    index,
+    read_tail,
+    segment_names,
+    table_of,
+    unreadable,
+)
 from llmfeatures.push_log.writer import NEW
 
 LOCK = ".compaction.lock"
@@ -58,6 +68,8 @@ def compact(folder: Path, *, at_once: int = AT_ONCE, together: int = TOGETHER) -
             while _merge(folder, together):
                 pass
             _remove_leftovers(folder, read_manifest(folder))
+    except (Moved, FileNotFoundError):  # only who holds the lock moves files
+        raise gone() from None
     except OSError as error:
         raise unreadable(error) from None
     return True

@@ -12,9 +12,9 @@ from pathlib import Path
 from llmfeatures.ports import Push, PushedRows, PushSize
 from llmfeatures.push_log.found import find
 from llmfeatures.push_log.manifest import added
-from llmfeatures.push_log.mounts import volatile
+from llmfeatures.push_log.mounts import transient, volatile
 from llmfeatures.push_log.segment import id_digest
-from llmfeatures.push_log.snapshot import count_rows, tables
+from llmfeatures.push_log.snapshot import count_rows, steadily, tables
 from llmfeatures.push_log.tidying import Tidying
 from llmfeatures.push_log.view import View
 
@@ -45,6 +45,11 @@ class FolderPushLog:
         """As `PushLog.durable`."""
         return volatile(self.folder)
 
+    @property
+    def caution(self) -> str | None:
+        """As `PushLog.caution`."""
+        return transient(self.folder)
+
     def append(self, view: str, push: Push) -> bool:
         """As `PushLog.append`."""
         return self._view(view).append(push)
@@ -58,8 +63,12 @@ class FolderPushLog:
     def find(self, view: str, push_id: str) -> Push | None:
         """As `PushLog.find`."""
         mine = self._view(view)
-        with ExitStack() as pins:
-            return find(self.folder / view, mine.look(pins), mine.index, push_id)
+
+        def look() -> Push | None:
+            with ExitStack() as pins:
+                return find(self.folder / view, mine.look(pins), mine.index, push_id)
+
+        return steadily(look)  # what is pinned are the rows, not the indexes
 
     def version(self, view: str) -> str:
         """As `PushLog.version`."""

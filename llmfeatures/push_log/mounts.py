@@ -17,9 +17,7 @@ def volatile(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
         folder: it need not be there yet.
         mounts: what is mounted, as Linux says it; elsewhere only access is looked at.
     """
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    there = _there(folder)
     if not there.is_dir():
         return f"the pushes folder {folder} cannot be made: {there} is no folder; correct [project] pushes"
     if not os.access(there, os.W_OK | os.X_OK):
@@ -31,6 +29,24 @@ def volatile(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
             "point [project] pushes to a disk"
         )
     return None
+
+
+def transient(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """Why what is written to a folder may go with a container, one sentence with what to do; None when it does not look
+    so. Arguments as of `volatile`."""
+    if _kind_of(_there(folder).resolve(), mounts) != "overlay":
+        return None
+    return (
+        f"the pushes folder {folder} lies in what looks like a container's own file system (overlay), which does not "
+        "survive the container; mount a volume there, or point [project] pushes to one"
+    )
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def _kind_of(folder: Path, mounts: Path) -> str | None:

@@ -75,10 +75,15 @@ def steadily(look: Callable[[], T]) -> T:
             return look()
         except Moved:
             if time.monotonic() > deadline:
-                raise PushLogError("the push log's files are gone that its manifest names; restore them") from None
+                raise gone() from None
             time.sleep(0.001)
         except OSError as error:
             raise unreadable(error) from None
+
+
+def gone() -> PushLogError:
+    """What to say when a file is not there that should be."""
+    return PushLogError("the push log's files are gone that its manifest names; restore them")
 
 
 def unreadable(error: OSError) -> PushLogError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,9 @@ from llmfeatures.service.health import Readiness
 from llmfeatures.service.keys import KeyFile, KeyRing
 from llmfeatures.service.listing import registry_listing
 from llmfeatures.service.log import RequestLog
-from llmfeatures.service.metrics import metrics_text
+from llmfeatures.service.metrics import StatusSample, metrics_text
 from llmfeatures.service.prompts import PromptActions
-from llmfeatures.service.push import PushAction, refusal_of, takes_pushes
+from llmfeatures.service.push import PUSHES_AT_ONCE, PushAction, refusal_of, takes_pushes
 from llmfeatures.service.requests import Request
 from llmfeatures.service.status import StatusSamples
 from llmfeatures.service.tally import SharedTallies
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 ASGIScope = MutableMapping[str, Any]
 
+_BROKEN = "Prompt files that do not compile: their endpoints answer with the reason."
 _SHARE_EVERY = 1.0
 """Seconds after which a worker leaves its numbers for the others."""
 
@@ -58,7 +60,8 @@ def create_app(
 
     Args:
         project: its ``[serve]`` configuration holds the limits; host, port and workers are the server's business.
-        keys_needed: ask for an API key even while there is none. Once there is one it is asked for anyway.
+        keys_needed: ask for an API key even while there is none, as ``[serve] keys_needed`` does too. Once there is one
+            it is asked for anyway.
         log: where a line per request goes; None: to stderr, as ``[serve] log`` says.
         tallies: a folder that several workers share their numbers in; None: this process is alone.
 
@@ -74,7 +77,7 @@ class Service:
 
     def __init__(self, project: Project, *, keys_needed: bool, log: RequestLog | None, tallies: Path | None) -> None:
         limits = project.config.serve
-        ring = KeyRing(KeyFile(project.config.keys), needed=keys_needed)
+        ring = KeyRing(KeyFile(project.config.keys), needed=keys_needed or limits.keys_needed)
         self.project = project
         self.desk = Desk(limits=limits, ring=ring, log=log or RequestLog(limits.log))
         self.plans, self.broken = _compiled(project)
@@ -85,6 +88,7 @@ class Service:
         )
         self._shared = None if tallies is None else SharedTallies(tallies)
         self._status = StatusSamples(project, self.desk.log)
+        self._pushing = ThreadPoolExecutor(PUSHES_AT_ONCE, "llmfeatures-push")
         self.pushes_refused = refusal_of(project)
         self.document = document(
             project.registry,
@@ -137,7 +141,7 @@ class Service:
                 )
         for view in registry.views:
             if takes_pushes(view):
-                push = PushAction(desk, self.project, view, self.pushes_refused)
+                push = PushAction(desk, self.project, view, self.pushes_refused, self._pushing)
                 made[f"/v1/push/{view.name}"] = Endpoint(
                     desk, push.push, method="POST", route="/v1/push/{view}", scope=f"push:{view.name}"
                 )
@@ -183,7 +187,8 @@ class Service:
 
     async def _metrics(self, request: Request) -> Answer:
         tally = self.desk.tally if self._shared is None else self._shared.total(self.desk.tally)
-        body, kind = metrics_text(tally, await self._status.latest(), request.header(b"accept"))
+        broken: StatusSample = ("llmfeatures_broken_prompts", _BROKEN, {}, len(self.broken))
+        body, kind = metrics_text(tally, [broken, *await self._status.latest()], request.header(b"accept"))
         return Answer(body, 200, ((b"content-type", kind.encode()),))
 
     @asynccontextmanager
@@ -199,6 +204,7 @@ class Service:
                 with suppress(asyncio.CancelledError):
                     await sharing
             await self._status.aclose()
+            self._pushing.shutdown(wait=False)
             await self._store.aclose()
             self.project.close()
             self.desk.log.flush()

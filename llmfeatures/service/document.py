@@ -102,20 +102,22 @@ _PROBLEM: Final[Schema] = {
         }
     },
 }
+_WHY: Final[Schema] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {"code": {"type": "string"}, "message": {"type": ["string", "null"]}},
+    },
+}
 _READY: Final[Schema] = {
     "type": "object",
-    "required": ["status", "reasons"],
+    "required": ["status", "reasons", "warnings"],
     "additionalProperties": False,
     "properties": {
         "status": {"type": "string", "enum": ["ready", "not_ready"]},
-        "reasons": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {"code": {"type": "string"}, "message": {"type": ["string", "null"]}},
-            },
-        },
+        "reasons": _WHY,
+        "warnings": _WHY,
     },
 }
 

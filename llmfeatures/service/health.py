@@ -43,7 +43,8 @@ class Readiness:
     ) -> None:
         self._desk, self._store = desk, store
         self._views = needed_views(registry, plans)
-        self._broken = [Reason("prompt", f"prompt {name!r}: {error}") for name, error in broken.items()]
+        self._broken = tuple(Reason("prompt", f"prompt {name!r}: {error}") for name, error in broken.items())
+        self._none_works = bool(broken) and not plans
         self._lock = asyncio.Lock()
         self._found: tuple[Reason, ...] = ()
         self._until = 0.0
@@ -53,13 +54,16 @@ class Readiness:
         return LIVE
 
     async def ready(self, request: Request) -> Answer:
-        """200, or 503 with the reasons; their sentences only for who may see them."""
+        """200, or 503 with the reasons; their sentences only for who may see them. A prompt that does not compile is a
+        warning as long as another does: without this process nobody would have the others."""
         reasons = await self.reasons()
         ring = self._desk.ring
         told = not ring.needed or shown(ring, request.scope["headers"]) is not None
+        warnings = () if self._none_works else self._broken
         body = {
             "status": "not_ready" if reasons else "ready",
             "reasons": [{"code": one.code, "message": one.message if told else None} for one in reasons],
+            "warnings": [{"code": one.code, "message": one.message if told else None} for one in warnings],
         }
         return Answer(orjson.dumps(body), 503 if reasons else 200)
 
@@ -69,7 +73,8 @@ class Readiness:
             return (Reason("stopping", "the service was told to stop"),)
         async with self._lock:  # one question at a time: the others take its answer
             if time.monotonic() >= self._until:
-                self._found = (*self._broken, *await self._store_reasons())
+                broken = self._broken if self._none_works else ()
+                self._found = (*broken, *await self._store_reasons())
                 self._until = time.monotonic() + _KEPT
         return self._found
 

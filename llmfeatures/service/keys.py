@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, Final, cast
 
 from llmfeatures.clock import iso
 from llmfeatures.errors import ConfigError, FormatError, RequestError, UnknownNameError
-from llmfeatures.files import replacing
+from llmfeatures.files import replacing, unwritable
 
 FORMAT: Final = 1
 PREFIX: Final = "llf"
@@ -108,7 +110,8 @@ class KeyFile:
             created=iso(now.replace(microsecond=0)),
             entity=dict(entity) if entity else None,
         )
-        self._write([*self.keys().values(), key])
+        with self._alone():
+            self._write([*self.keys().values(), key])
         return key, f"{PREFIX}_{identity}_{secret}"
 
     def remove(self, identity: str) -> ApiKey:
@@ -116,19 +119,36 @@ class KeyFile:
 
         Raises:
             UnknownNameError: there is no key of this id.
+            RequestError: the file cannot be written.
         """
-        keys = self.keys()
-        if identity not in keys:
-            raise UnknownNameError("key", identity, keys)
-        gone = keys.pop(identity)
-        self._write(keys.values())
+        with self._alone():
+            keys = self.keys()
+            if identity not in keys:
+                raise UnknownNameError("key", identity, keys)
+            gone = keys.pop(identity)
+            self._write(keys.values())
         return gone
 
-    def _write(self, keys: Iterable[ApiKey]) -> None:
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """While no other process changes the file, where the system has file locks. The lock is a file of its own, as
+        the keys' is replaced."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(f"keys cannot be kept in {self.path.parent}: {error.strerror}") from None
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise unwritable(lock, error) from None
+        try:
+            _lock(handle, lock)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write(self, keys: Iterable[ApiKey]) -> None:
         text = json.dumps({"format": FORMAT, "keys": [asdict(key) for key in keys]}, indent=1)
         with replacing(self.path, mode=0o600) as part:
             part.write_text(text + "\n", encoding="utf-8")
@@ -185,6 +205,17 @@ class KeyRing:
 def _key(kept: dict[str, Any]) -> ApiKey:
     fields: dict[str, Any] = {**kept, "scopes": tuple(kept["scopes"])}
     return ApiKey(**fields)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        raise RequestError(f"{path} cannot be locked here; give [serve] keys a place on a local disk") from None
 
 
 def _hash(secret: str) -> str:

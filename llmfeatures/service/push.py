@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from llmfeatures.errors import RequestError
-from llmfeatures.problems import refusal
+from llmfeatures.problems import problem_of, refusal
+from llmfeatures.push_report import PushReport
 from llmfeatures.schema import FeatureView, PushSource
 from llmfeatures.service.access import check_entity
 from llmfeatures.service.endpoint import Answer, Desk
@@ -20,14 +22,20 @@ from llmfeatures.types import DType
 if TYPE_CHECKING:
     from llmfeatures.project import Project
 
+PUSHES_AT_ONCE: Final = 8
+"""Threads that push; further pushes wait for one."""
 _MOMENTS = {"event_timestamp": DType("timestamp"), "created_timestamp": DType("timestamp")}
 
 
 class PushAction:
-    """What the route does for one view. ``refused`` says why this service takes no pushes, if it takes none."""
+    """What the route does for one view, in threads of ``pool``: those of the event loop itself, which prompts from
+    history take, are not held up by a store that hangs. ``refused`` says why this service takes no pushes, if it takes
+    none."""
 
-    def __init__(self, desk: Desk, project: Project, view: FeatureView, refused: str | None) -> None:
-        self._desk, self._project, self._view, self._refused = desk, project, view, refused
+    def __init__(
+        self, desk: Desk, project: Project, view: FeatureView, refused: str | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self._desk, self._project, self._view, self._refused, self._pool = desk, project, view, refused, pool
         dtypes = {one.name: one.dtype for one in view.features}
         self._exact = hold_json(dtypes.values())
         self._converters = converters({**_MOMENTS, **view.entity.join_keys, **dtypes})
@@ -45,18 +53,14 @@ class PushAction:
         for row in rows:
             check_entity(request.key, self._view.entity.join_keys, row)
         values = [converted(row, self._converters, f"row {number}: ") for number, row in enumerate(rows)]
-        report = await asyncio.to_thread(self._push, values, push_id)
+        report = await asyncio.get_running_loop().run_in_executor(self._pool, self._push, values, push_id)
         tally = self._desk.tally
-        tally.count("pushes", self._view.name, "true" if report["repeated"] else "false")
-        if not report["repeated"]:
-            tally.count("pushed_rows", self._view.name, by=report["rows"])
-        if not report["online"]:
-            tally.count("store_errors", "store_unavailable")
-        return Answer(orjson.dumps(report))
-
-    def _push(self, rows: list[dict[str, Any]], push_id: str | None) -> dict[str, Any]:
-        report = self._project.push(self._view.name, rows, push_id=push_id)
-        return {
+        tally.count("pushes", self._view.name, "true" if report.repeated else "false")
+        if not report.repeated:
+            tally.count("pushed_rows", self._view.name, by=report.rows)
+        if report.cause is not None:
+            tally.count("store_errors", problem_of(report.cause).code)
+        body = {
             "view": report.view,
             "push_id": report.push_id,
             "rows": report.rows,
@@ -64,6 +68,10 @@ class PushAction:
             "online": report.online,
             "problem": report.problem,
         }
+        return Answer(orjson.dumps(body))
+
+    def _push(self, rows: list[dict[str, Any]], push_id: str | None) -> PushReport:
+        return self._project.push(self._view.name, rows, push_id=push_id)
 
 
 def takes_pushes(view: FeatureView) -> bool:
@@ -77,3 +85,10 @@ def refusal_of(project: Project) -> str | None:
         return 'this project may only read the online store ([online] access = "read"); push from one that may write'
     reason = project.pushes.durable
     return None if reason is None else f"this service takes no pushes: {reason}"
+
+
+def caution_of(project: Project) -> str | None:
+    """What whoever starts a service that takes pushes should know about where they are kept; None for nothing."""
+    if refusal_of(project) is not None or not any(takes_pushes(view) for view in project.registry.views):
+        return None
+    return project.pushes.caution

@@ -81,8 +81,12 @@ class Request:
         try:
             found = orjson.loads(body)
             return json.loads(body) if exact else found
+        except RecursionError:
+            raise refusal("invalid_json", "the body nests too deeply; send values that nest less") from None
         except orjson.JSONDecodeError:
             raise refusal("invalid_json", "the body is no JSON; send one JSON object in UTF-8") from None
+        except ValueError:  # Python's own, as orjson has read it
+            raise refusal("invalid_json", "a number of the body has too many digits; send it as a string") from None
 
     async def json_object(self, *, exact: bool = False) -> dict[str, Any]:
         """The body as a JSON object; else as `json`.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llmfeatures.errors import ConfigError, ServiceError
+from llmfeatures.errors import ConfigError, PromptError, ServiceError
 from llmfeatures.project import Project
 from llmfeatures.service.keys import KeyFile
 from llmfeatures.service.listening import close, open_sockets, port_of
@@ -33,27 +33,33 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(project: Project) -> bool:
-    """Whether requests need a key, which they do on an address that others reach.
+    """Whether requests need a key: where others reach the address, where ``[serve] keys_needed`` says so, and once
+    there is one, so that a worker that starts later asks for it too.
 
     Raises:
-        ConfigError: the address is public, and there is no key.
+        ConfigError: a key is needed, and there is none; or the key file cannot be read.
     """
-    options = project.config.serve
-    if is_loopback(options.host):
-        return False
-    if not KeyFile(project.config.keys).keys():
+    options, path = project.config.serve, project.config.keys
+    if KeyFile(path).keys():
+        return True
+    if not is_loopback(options.host):
         raise ConfigError(
-            f"{options.host} is an address that others reach, and there is no API key; make one first with "
+            f"{options.host} is an address that others reach, and there is no API key in {path}; make one first with "
             "llmfeatures serve keys new NAME --scope read, or serve on 127.0.0.1"
         )
-    return True
+    if options.keys_needed:
+        raise ConfigError(
+            f"[serve] keys_needed is true, and there is no API key in {path}; make one first with "
+            "llmfeatures serve keys new NAME --scope read, with the configuration and environment that serve has"
+        )
+    return False
 
 
 def run(root: Path, options: Mapping[str, Any]) -> None:
     """Serve a project until SIGTERM or Ctrl-C. ``options`` override those of ``[serve]``.
 
     Raises:
-        ConfigError: the address is public and there is no key, the port is taken, or something is not installed.
+        ConfigError: a key is needed and there is none, the port is taken, or something is not installed.
         DefinitionError: the registry is wrong.
         ServiceError: no worker could start.
     """
@@ -104,4 +110,6 @@ def server(job: Job, *, project: Project | None = None, started: Callable[[], No
         log=None,
         tallies=None if project is not None else job.tallies,
     )
+    for name in sorted(job.prompts & service.broken.keys()):
+        raise PromptError(f"prompt {name!r} compiled before, and does not now: {service.broken[name]}")
     return Server(service, alone=project is not None, started=started)

@@ -16,6 +16,7 @@ import uvicorn
 
 from llmfeatures.service import listening, traces
 from llmfeatures.service.app import ServiceApp
+from llmfeatures.service.push import caution_of
 
 if TYPE_CHECKING:
     from llmfeatures.service.app import Service
@@ -55,6 +56,11 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._replaced = not alone  # a worker that is told to stop by itself leaves the sockets to the others
         self._terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    @property
+    def prompts(self) -> list[str]:
+        """The names of the prompts that are served."""
+        return sorted(self._service.plans)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """A signal: SIGTERM drains first, Ctrl-C does not, and a second one ends at once. None is raised again."""
@@ -113,6 +119,8 @@ class Server(uvicorn.Server):
             keys=service.desk.ring.needed,
             pushes=service.pushes_refused or "on",
         )
+        if (caution := caution_of(service.project)) is not None:
+            log.event("warning", "pushes", problem=caution)
         for name, error in service.broken.items():
             log.event("error", "prompt", prompt=name, problem=str(error))
         log.flush()

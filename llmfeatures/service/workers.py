@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
@@ -24,18 +25,20 @@ _START: Final = 120.0
 """Seconds that a new worker may take until it answers."""
 _PAUSE: Final = 1.0
 """Seconds until a worker is replaced that died before it had started."""
-_STARTED, _STOP, _STOP_NOW, _RETIRE = b"started", b"stop", b"stop now", b"retire"
+_STOP, _STOP_NOW, _RETIRE = b"stop", b"stop now", b"retire"
 _SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker is to serve. ``options`` override those of ``[serve]``."""
+    """What a worker is to serve. ``options`` override those of ``[serve]``. ``prompts`` must compile: those that the
+    worker has which this one is to replace."""
 
     root: Path
     options: Mapping[str, Any]
     keys_needed: bool
     tallies: Path
+    prompts: frozenset[str] = frozenset()
 
 
 class Workers:
@@ -51,7 +54,7 @@ class Workers:
         self, job: Job, count: int, listeners: Sequence[socket.socket], log: RequestLog, *, patience: float
     ) -> None:
         self._listeners, self._log, self._patience = list(listeners), log, patience
-        self._start: Callable[[], _Worker] = lambda: _Worker(job, self._listeners)
+        self._job = job
         self._count = count
         self._workers: list[_Worker] = []
         self._retired: list[_Worker] = []
@@ -65,7 +68,7 @@ class Workers:
         """Serve until told to stop. Returns whether it could: False when no worker started."""
         self._heed_signals()
         try:
-            self._workers = [self._start() for _ in range(self._count)]
+            self._workers = [_Worker(self._job, self._listeners) for _ in range(self._count)]
             while True:
                 self._wait()
                 if self._told_to_stop():
@@ -123,7 +126,8 @@ class Workers:
             new.end()
             self._coming, self._outdated = None, []
         if self._outdated and self._coming is None:
-            self._coming = self._start()
+            # a prompt that is broken now is worse than one that is old
+            self._coming = _Worker(replace(self._job, prompts=self._outdated[0].prompts), self._listeners)
 
     def _retire(self, worker: _Worker) -> None:
         worker.say(_RETIRE)
@@ -146,7 +150,7 @@ class Workers:
                     return False
                 time.sleep(_PAUSE)
             one.end()
-            self._workers[place] = self._start()
+            self._workers[place] = _Worker(self._job, self._listeners)
         return True
 
     def _stop(self) -> None:
@@ -178,6 +182,8 @@ class _Worker:
         self._mine, theirs = spawning.Pipe()
         self.process = spawning.Process(target=_work, args=(job, list(listeners), theirs))
         self.started = False
+        self.prompts = frozenset[str]()
+        """Those that it serves, once it has started."""
         self.since = time.monotonic()
         self.process.start()
         theirs.close()  # the worker's end is then the worker's alone, and ends with it
@@ -200,7 +206,7 @@ class _Worker:
         """Take what it says."""
         try:
             while not self._mine.closed and self._mine.poll():
-                self.started = self._mine.recv_bytes() == _STARTED
+                self.prompts, self.started = frozenset(json.loads(self._mine.recv_bytes())), True
         except (EOFError, OSError):
             self._mine.close()
 
@@ -224,8 +230,12 @@ def _work(job: Job, listeners: list[socket.socket], parent: Connection) -> None:
     for one in _SIGNALS:
         if one != signal.SIGTERM:  # the parent hears of those, and says what to do
             signal.signal(one, signal.SIG_IGN)
+
+    def started() -> None:
+        parent.send_bytes(json.dumps(server.prompts).encode())
+
     try:
-        server = run.server(job, started=lambda: parent.send_bytes(_STARTED))
+        server = run.server(job, started=started)
     except LLMFeaturesError as error:
         RequestLog().event("error", "start", problem=str(error))
         sys.exit(1)

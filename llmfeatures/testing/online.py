@@ -217,6 +217,13 @@ class OnlineStoreTests:
 
     def test_writing_nothing(self, store: OnlineStore) -> None:
         assert store.write([]) == Written(written=0, skipped=0)
+        assert store.write([], timeout=0) == Written(written=0, skipped=0)
+
+    def test_a_write_within_a_timeout(self, store: OnlineStore) -> None:
+        rows = [activity(user, count=user) for user in range(3_000)]
+        assert store.write(rows, timeout=60) == Written(written=3_000, skipped=0)
+        assert store.write([activity(1, 1, count=9)], timeout=60, replace_before=None) == Written(written=1, skipped=0)
+        assert store.read([Read(key_of(user), ("watch_count",)) for user in (0, 1, 2_999)]) == [["0"], ["9"], ["2999"]]
 
     # Writing: newest wins
 

@@ -46,14 +46,14 @@ def _ttl_ignored_online() -> Undo:
 
 
 def _created_ignored() -> Undo:
-    attempt = materialize.Materializer._attempt
+    read = materialize.Materializer._read
 
     def blind(self: Any, view: Any, *rest: Any) -> Any:
         source = view.source
         timeless = ParquetSource(source.path, event_timestamp=source.event_timestamp, columns=source.columns)
-        return attempt(self, view.model_copy(update={"source": timeless}), *rest)
+        return read(self, view.model_copy(update={"source": timeless}), *rest)
 
-    return _patch(materialize.Materializer, "_attempt", blind)
+    return _patch(materialize.Materializer, "_read", blind)
 
 
 def _float32_widened() -> Undo:

@@ -20,9 +20,11 @@ from llmfeatures.errors import FormatError, PushLogError
 from llmfeatures.ports import PUSHED_ID, PUSHED_RECEIVED, Push, PushedRows, PushLog, PushSize
 from llmfeatures.push_log import compaction, manifest, segment
 from llmfeatures.push_log.folder import FolderPushLog
+from llmfeatures.push_log.found import find
 from llmfeatures.push_log.ids import index_bytes
 from llmfeatures.push_log.locks import lock_file
-from llmfeatures.push_log.mounts import volatile
+from llmfeatures.push_log.mounts import transient, volatile
+from llmfeatures.push_log.snapshot import Seen
 from llmfeatures.testing.push_log import COUNTED, PushLogTests, kept, push_of
 
 
@@ -42,6 +44,10 @@ class MemoryPushLog:
     @property
     def durable(self) -> str | None:
         return "rows are in memory only; use a folder"
+
+    @property
+    def caution(self) -> str | None:
+        return None
 
     def append(self, view: str, push: Push) -> bool:
         return self._kept.setdefault((view, push.push_id), push) is push
@@ -415,6 +421,65 @@ def test_the_files_that_a_manifest_names_are_gone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("llmfeatures.push_log.snapshot._PATIENCE", 0.05)
     with pytest.raises(PushLogError, match="gone that its manifest names; restore them"):
         kept(log)
+
+
+@pytest.mark.parametrize("suffix", [".ids", ".parquet"])
+def test_what_meets_a_file_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    log = FolderPushLog(tmp_path)
+    for number in range(compaction.TOGETHER - 1):
+        log.append("v", push_of(f"compacted {number}", [("a", 1)]))
+        log.compact("v")
+    log.append("v", push_of("waiting", [("a", 1)]))
+    log.close()
+    taken = {path: path.read_bytes() for path in (tmp_path / "v").glob(f"part-*{suffix}")}
+    for path in taken:
+        path.unlink()
+    monkeypatch.setattr("llmfeatures.push_log.snapshot._PATIENCE", 0.05)
+    log = FolderPushLog(tmp_path)
+    for method in (log.compact, log.compact, lambda view: log.find(view, "compacted 0")):
+        with pytest.raises(PushLogError, match="gone that its manifest names; restore them"):
+            method("v")
+    for path, data in taken.items():
+        path.write_bytes(data)
+    log.compact("v")
+    assert len(kept(log)) == compaction.TOGETHER
+    assert log.find("v", "compacted 0") is not None
+    log.close()
+
+
+def test_a_push_is_found_while_files_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is merged into another one between the look at the folder and the look at its index."""
+    log, other = FolderPushLog(tmp_path), FolderPushLog(tmp_path)
+    for number in range(compaction.TOGETHER - 1):
+        other.append("v", push_of(f"push {number}", [("a", number)]))
+        other.compact("v")
+    seen: list[int] = []
+
+    def late(folder: Path, at: Seen, *rest: Any) -> Push | None:
+        seen.append(len(at.manifest.parts))
+        if len(seen) == 1:
+            other.append("v", push_of("last", [("a", 9)]))
+            other.compact("v")
+        return find(folder, at, *rest)
+
+    monkeypatch.setattr("llmfeatures.push_log.folder.find", late)
+    found = log.find("v", "push 3")
+    assert found is not None
+    assert found.rows.column("watched").to_pylist() == [3]
+    assert seen == [compaction.TOGETHER - 1, 1]
+    for one in (log, other):
+        one.close()
+
+
+def test_where_rows_may_not_survive(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"overlay / overlay rw 0 0\n/dev/vda {tmp_path}/volume ext4 rw 0 0\n")
+    (tmp_path / "volume").mkdir()
+    assert volatile(tmp_path / "inside", mounts) is None
+    assert "does not survive the container" in (transient(tmp_path / "inside" / "pushes", mounts) or "")
+    assert transient(tmp_path / "volume" / "pushes", mounts) is None
+    assert transient(tmp_path / "inside", tmp_path / "no such file") is None
+    assert FolderPushLog(tmp_path / "volume").caution == transient(tmp_path / "volume")
 
 
 def test_where_rows_would_not_survive(tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sqlite3
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,7 +31,9 @@ from llmfeatures.errors import (
     UnknownNameError,
 )
 from llmfeatures.push_log.folder import FolderPushLog
+from llmfeatures.service.push import caution_of, refusal_of
 from llmfeatures.types import parse_dtype
+from tests import servers
 
 NOW = datetime(2026, 5, 7, 23, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -305,6 +312,100 @@ class Away:
         raise StoreUnavailableError("the store is away")
 
     def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def stopped(process: int) -> Generator[None]:
+    """A process that hangs for the length of a block."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Generator[None]:
+    """A SQLite file that another process changes for the length of a block."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def with_timeout(root: Path, timeout: str) -> Project:
+    """The project of `make` with another ``[online] timeout``."""
+    path = root / "llmfeatures.toml"
+    path.write_text(path.read_text().replace('timeout = "5s"', f'timeout = "{timeout}"'))
+    return Project.load(root, now=Clock())
+
+
+@pytest.mark.parametrize(("timeout", "limit"), [("10ms", "1 s"), ("1100ms", "1.1 s")])
+def test_a_store_that_hangs_keeps_a_push_no_longer_than_its_limit(tmp_path: Path, timeout: str, limit: str) -> None:
+    """Whether the push finds a connection or must open one; and however many rows it has."""
+    with servers.start_redis() as server:
+        make(tmp_path, online=server.url)[0].close()
+        project = with_timeout(tmp_path, timeout)
+        assert project.push("taste", [row("before")]).online
+        with stopped(server.process.pid):
+            for rows in ([row()], [row(f"u{number}") for number in range(3_000)]):
+                report = project.push("taste", rows)
+                assert (report.rows, report.online) == (len(rows), False)
+                assert isinstance(report.cause, StoreUnavailableError)
+                assert f"did not answer within {limit}:" in (report.problem or "")
+        project.materialize()
+        assert online(project)[0] == online(project, "u2999")[0] == "drama"
+        project.close()
+
+
+def test_a_locked_file_keeps_a_push_no_longer_than_its_limit(tmp_path: Path) -> None:
+    make(tmp_path)[0].close()
+    project = with_timeout(tmp_path, "10ms")
+    assert project.push("taste", [row("before")]).online
+    with locked(tmp_path / ".llmfeatures" / "online.sqlite"):
+        report = project.push("taste", [row()])
+    assert not report.online
+    assert isinstance(report.cause, StoreUnavailableError)
+    assert "was locked by another process for more than 1 s" in (report.problem or "")
+    project.materialize()
+    assert online(project)[0] == "drama"
+    project.close()
+
+
+def test_more_rows_than_one_write_takes(tmp_path: Path, redis_url: str) -> None:
+    project, _ = make(tmp_path, online=redis_url)
+    report = project.push("taste", [row(f"u{number % 2_500}", count=number) for number in range(5_000)])
+    assert (report.rows, report.online, report.problem) == (5_000, True, None)
+    project.materialize()
+    assert [online(project, user, name="count")[0] for user in ("u0", "u2499")] == [2_500, 4_999]
+    project.close()
+
+
+def test_a_repeat_of_a_push_to_a_view_that_has_changed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are not of the view any more, and the first push may have died before it wrote them online."""
+    project, _ = make(tmp_path, features={"genre": "str"})
+    with monkeypatch.context() as patched:
+        patched.setattr(project, "online", Away())
+        assert not project.push("taste", [{"user_id": "a", "genre": "x"}], push_id="k").online
+    project.close()
+    project, _ = make(tmp_path, features={"genre": "str", "count": "int"})
+    report = project.push("taste", [{"user_id": "a", "genre": "x", "count": 1}], push_id="k")
+    assert (report.rows, report.repeated, report.online, report.cause) == (1, True, False, None)
+    assert "view 'taste' has changed since" in (report.problem or "")
+    assert "run llmfeatures materialize taste" in (report.problem or "")
+    assert report.problem in [one.message for one in project.status().views[0].failures]
+    project.materialize()
+    assert online(project)[0] == "x"
+    project.close()
+
+
+def test_what_a_service_says_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, _ = make(tmp_path)
+    for kind, says in (("overlay", "does not survive the container"), ("ext4", ""), ("tmpfs", "")):
+        monkeypatch.setattr("llmfeatures.push_log.mounts._kind_of", lambda *_, kind=kind: kind)
+        assert says in (caution_of(project) or "")
+        assert (caution_of(project) is None) is (kind != "overlay")
+        assert (refusal_of(project) is None) is (kind != "tmpfs")
+    project.close()
 
 
 def test_a_wrong_configuration_is_said_before_anything_is_kept(tmp_path: Path) -> None:

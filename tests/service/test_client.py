@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,9 +27,9 @@ ANSWER = {"asker_user_id": "8a2f", "owner_user_id": None, "place_tenant_id": 1, 
 class Synchronous:
     """An `AsyncClient` that is called as a `Client`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         self.runner = asyncio.Runner()
-        self.client = AsyncClient(url)
+        self.client = AsyncClient(url, **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.client, name)
@@ -67,6 +68,7 @@ def test_contexts_and_features_are_those_of_the_builders(
     features = ["since", "born", "balance", "extra", "moments", "tags", "user.genre"]
     assert client.get_online_features(features, rows) == project.get_online_features(features, rows)
     assert [one["name"] for one in client.registry()["entities"]] == ["seat", "user"]
+    assert client.prompt_names() == builder.prompt_names()
 
 
 def test_errors_come_back_as_the_same_exceptions(client: Any, builder: ContextBuilder, project: Project) -> None:
@@ -240,6 +242,127 @@ def test_a_push_that_is_repeated_has_one_id() -> None:
         assert len(ids.pop()) >= 16
 
 
+@contextmanager
+def dribbling(head: bytes, body: bytes, pause: float) -> Iterator[str]:
+    """A server that answers with a byte now and then."""
+    ended = threading.Event()
+
+    def answer(one: socket.socket) -> None:
+        with one, suppress(OSError):
+            one.recv(65536)
+            one.sendall(head)
+            for place in range(len(body)):
+                if ended.wait(pause):
+                    return
+                one.sendall(body[place : place + 1])
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threads.append(threading.Thread(target=answer, args=(listener.accept()[0],)))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads = [threading.Thread(target=serve)]
+        threads[0].start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            for one in threads:
+                one.join()
+
+
+@pytest.mark.parametrize("kind", [Client, Synchronous])
+def test_the_timeout_is_of_the_whole_try(kind: Any) -> None:
+    body = b'{"rows": [], "dtypes": {}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with dribbling(head, body, 0.05) as url:
+        client = kind(url, timeout=0.3)
+        with pytest.raises(errors.ServiceError, match=r"did not answer in time \(0.3s\)") as caught:
+            client.get_online_features([], [])
+        assert caught.value.push_id is None
+        client.close()
+        patient = kind(url, timeout=20)
+        assert patient.get_online_features([], []) == []
+        patient.close()
+
+
+@pytest.mark.parametrize("kind", [Client, Synchronous])
+def test_a_push_of_which_nobody_knows_what_became_names_its_id(kind: Any) -> None:
+    with dribbling(b"", b"x" * 100, 0.5) as url:
+        client = kind(url, timeout=0.2)
+        with pytest.raises(errors.ServiceError, match="did not answer in time") as caught:
+            client.push("taste", [{"user_id": "8a2f"}])
+        assert len(caught.value.push_id or "") >= 16
+        assert f"push_id={caught.value.push_id!r}" in str(caught.value)
+        with pytest.raises(errors.ServiceError) as caught:
+            client.push("taste", [{"user_id": "8a2f"}], push_id="mine")
+        assert caught.value.push_id == "mine"
+        client.close()
+    for answer in (None, (502, {}, b"<html>"), (200, {}, b"[]")):
+        with scripted(answer) as (url, bodies):
+            client = kind(url)
+            with pytest.raises(errors.ServiceError, match=r"[.?] The push may have been kept") as caught:
+                client.push("taste", [{"user_id": "8a2f"}])
+            assert {json.loads(body)["push_id"] for body in bodies} == {caught.value.push_id}
+            client.close()
+
+
+def test_a_push_that_was_refused_was_not_kept() -> None:
+    refused = (404, {}, b'{"error": {"code": "not_found", "message": "view \'seats\' takes no pushed rows"}}')
+    with scripted(refused) as (url, _), Client(url) as client, pytest.raises(errors.ServiceError) as caught:
+        client.push("seats", [])
+    assert caught.value.push_id is None
+    assert "may have been kept" not in str(caught.value)
+
+
+WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("build_context", ("home",), {"user_id": "x", "timeout": float("inf")}),
+    ("build_context", ("home",), {"user_id": "x", "timeout": float("nan")}),
+    ("build_context", ("home",), {"user_id": "x", "timeout": timedelta(0)}),
+    ("build_context", ("home",), {"user_id": "x", "timeout": [1]}),
+    ("build_context", ("home",), {"user_id": "x", "timeout": True}),
+    ("build_context", ("home",), {"user_id": "x", "as_of": 5}),
+    ("build_context", ("home",), {"user_id": float("nan")}),
+    ("build_context", ("home",), {"user_id": object()}),
+    ("build_context", (5,), {"user_id": "x"}),
+    ("build_context", ("",), {"user_id": "x"}),
+    ("build_contexts", ("home", 5), {}),
+    ("build_contexts", ("home", [5]), {}),
+    ("build_contexts", ("home", {"user_id": "x"}), {}),
+    ("build_contexts", ("home", [{"user_id": float("inf")}]), {}),
+    ("build_contexts", (None, []), {}),
+    ("get_online_features", ("genre", [{"user_id": "x"}]), {}),
+    ("get_online_features", (5, []), {}),
+    ("get_online_features", (["genre"], None), {}),
+    ("push", ("taste", 5), {}),
+    ("push", ("taste", [5]), {}),
+    ("push", ("taste", "rows"), {}),
+    ("push", (5, []), {}),
+    ("push", ("taste", []), {"push_id": 5}),
+    ("push", ("taste", [{"user_id": object()}]), {}),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "options"), WRONG)
+def test_wrong_arguments_are_told_before_anything_is_sent(
+    method: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    with Client(f"http://127.0.0.1:{closed_port()}") as client, pytest.raises(errors.RequestError):
+        getattr(client, method)(*arguments, **options)
+
+
+def test_wrong_settings_of_a_client_are_told() -> None:
+    for options in ({"timeout": 0}, {"timeout": None}, {"timeout": "1s"}, {"timeout": float("inf")}, {"timeout": True},
+                    {"api_key": "llf_é"}, {"api_key": "llf_\n"}, {"api_key": b"llf_"}):  # fmt: skip
+        wrong: dict[str, Any] = options
+        for kind in (Client, AsyncClient):
+            with pytest.raises(errors.RequestError):
+                kind("http://127.0.0.1:8000", **wrong)
+
+
 def test_an_answer_that_is_none_of_ours() -> None:
     for body in (b"<html>", b"[]", b'{"rows": 1}', b'{"rows": [{"x": 1}], "dtypes": {}}', b"null"):
         with scripted((200, {}, body)) as (url, _), Client(url) as client, pytest.raises(errors.ServiceError):
@@ -248,8 +371,8 @@ def test_an_answer_that_is_none_of_ours() -> None:
 
 def test_the_clients_have_the_builders_signatures() -> None:
     for ours, theirs, names in (
-        (Client, ContextBuilder, ("build_context", "build_contexts", "inject")),
-        (AsyncClient, AsyncContextBuilder, ("build_context", "build_contexts", "inject")),
+        (Client, ContextBuilder, ("build_context", "build_contexts", "inject", "prompt_names")),
+        (AsyncClient, AsyncContextBuilder, ("build_context", "build_contexts", "inject", "prompt_names")),
         (Client, Project, ("get_online_features", "push")),
         (AsyncClient, Project, ("get_online_features", "push")),
     ):

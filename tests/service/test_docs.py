@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from llmfeatures import Project, service
-from llmfeatures.config import ServeSection
+from llmfeatures.config import ServeSection, find_config
 from llmfeatures.service.metrics import COUNTERS
 from tests.service.world import Running, served
 
 ROOT = Path(__file__).parents[2]
-SERVE, DEPLOYMENT, OBSERVABILITY = (
-    (ROOT / "docs" / f"{name}.md").read_text() for name in ("serve", "deployment", "observability")
+SERVE, DEPLOYMENT, OBSERVABILITY, SCHEDULES = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("serve", "deployment", "observability", "schedules")
 )
 
 
@@ -89,3 +89,28 @@ def test_the_unit_starts_what_is_there() -> None:
     (unit,) = blocks(DEPLOYMENT, "ini")
     (command,) = re.findall(r"^ExecStart=\S+/llmfeatures (.*)$", unit, re.MULTILINE)
     assert command.split() == ["serve", "--host", "127.0.0.1", "--port", "8000", "--workers", "2"]
+
+
+def test_the_service_and_its_schedule_have_one_environment(sample: Path) -> None:
+    """What they do not share they lose: pushed rows of the one are not there for the other, nor are its keys."""
+    (serving,), (materializing,) = blocks(DEPLOYMENT, "ini"), blocks(SCHEDULES, "ini service")
+    for name in ("EnvironmentFile", "StateDirectory", "User", "WorkingDirectory", "UMask"):
+        (value,) = re.findall(rf"^{name}=(.*)$", serving, re.MULTILINE)
+        assert re.findall(rf"^{name}=(.*)$", materializing, re.MULTILINE) == [value]
+    (file,) = re.findall(r"^EnvironmentFile=(.*)$", serving, re.MULTILINE)
+    (folder,) = re.findall(r"^StateDirectory=(.*)$", serving, re.MULTILINE)
+    (cron,) = blocks(SCHEDULES, "cron")
+    (program,) = set(re.findall(r"[\w/.]+/bin/llmfeatures\b", serving + materializing + cron + DEPLOYMENT))
+    for line in [*cron.splitlines(), next(one for one in DEPLOYMENT.splitlines() if one.startswith("sudo"))]:
+        assert f"set -a && . {file} && cd /srv/streaming &&" in line
+        assert program in line or line.startswith("sudo")
+    assert f"`{file}`" in DEPLOYMENT
+    assert not re.findall(r"^Environment=", serving + materializing, re.MULTILINE)
+    (text,) = blocks(DEPLOYMENT, "env")
+    environment = {name: value.strip("'") for name, _, value in (one.partition("=") for one in text.splitlines())}
+    config = find_config(sample, environment)
+    assert config.project.state == f"/var/lib/{folder}/state"
+    assert config.project.pushes == f"/var/lib/{folder}/pushes"
+    assert config.serve.keys_needed
+    assert config.online.url.startswith("rediss://llmfeatures-write:")
+    assert len(environment) == 4

@@ -15,9 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
+from llmfeatures import Project
 from llmfeatures.cli.app import run
 from llmfeatures.errors import ConfigError, FormatError, RequestError, UnknownNameError
+from llmfeatures.service import create_app
 from llmfeatures.service.keys import KeyFile, KeyRing
+from llmfeatures.service.log import RequestLog
+from llmfeatures.service.run import check_address
 from tests.service.world import Running, make_world, served
 
 NOW = datetime(2026, 5, 7, 22, 0, 0, 5, tzinfo=UTC)
@@ -241,6 +245,62 @@ def test_a_public_address_needs_a_key(cli: Any) -> None:
         assert code == 2
         assert "there is no API key" in err
         assert "serve keys new" in err
+
+
+async def status(project: Project, token: str | None = None) -> int:
+    """What the service of a project answers with, started as ``serve`` starts it."""
+    app = create_app(project, keys_needed=check_address(project), log=RequestLog("off"))
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        return (await client.get("/v1/registry", headers=headers)).status_code
+
+
+async def test_where_keys_are_needed_no_restart_opens_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    root = tmp_path / "world"
+    plain = Project.load(root)
+    assert await status(plain) == 200
+    monkeypatch.setenv("LLMFEATURES_SERVE_KEYS_NEEDED", "true")
+    project = Project.load(root)
+    code, _, err = cli()
+    assert code == 2
+    assert "keys_needed is true, and there is no API key in" in err
+    assert str(project.config.keys) in err
+    _, token = KeyFile(project.config.keys).add("x", ["read"], now=NOW)
+    assert (await status(project), await status(project, token)) == (401, 200)
+    assert check_address(plain)  # a worker that starts when the file is gone still asks
+    project.config.keys.unlink()
+    assert cli()[0] == 2
+    with pytest.raises(ConfigError, match="keys_needed"):
+        await status(project)
+    assert await status(plain) == 200
+    monkeypatch.delenv("LLMFEATURES_SERVE_KEYS_NEEDED")
+    app = create_app(project, log=RequestLog("off"))  # in an application, which cannot refuse to start
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        assert (await client.get("/v1/registry")).status_code == 401
+
+
+def test_processes_that_make_and_remove_keys_at_once_lose_none(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "state" / "keys.json")
+    script = (
+        "import sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+        "from llmfeatures.service.keys import KeyFile\n"
+        "file = KeyFile(Path(sys.argv[1]))\nsys.stdin.read()\n"
+        "for number in range(8):\n"
+        "    kept = file.add(f'{sys.argv[2]}-{number}', ['read'], now=datetime.now(UTC))[0]\n"
+        "    gone = file.add('gone', ['read'], now=datetime.now(UTC))[0]\n"
+        "    file.remove(gone.id)\n"
+    )
+    command = [sys.executable, "-c", script, str(file.path)]
+    running = [subprocess.Popen([*command, str(one)], stdin=subprocess.PIPE) for one in range(4)]
+    for one in running:
+        assert one.stdin is not None
+        one.stdin.close()
+    assert [one.wait(60) for one in running] == [0] * 4
+    names = sorted(key.name for key in file.keys().values())
+    assert names == sorted(f"{one}-{number}" for one in range(4) for number in range(8))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in file.path.parent.iterdir()} == {0o600}
 
 
 def test_the_command_line_makes_lists_and_removes_keys(cli: Any, tmp_path: Path) -> None:

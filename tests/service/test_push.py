@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+import redis
 
 from llmfeatures import Client, Project
 from llmfeatures.errors import PushedRowsError
+from llmfeatures.service import create_app
+from llmfeatures.service.log import RequestLog
+from tests.online.proxy import proxy_to
 from tests.service.world import Running, make_world, served
 
 ROW = {"user_id": "8a2f", "genre": "noir", "event_timestamp": "2026-05-07T22:30:00Z"}
@@ -69,6 +77,63 @@ def test_the_client_pushes(pushed: Running) -> None:
         assert (report.rows, report.repeated, report.online) == (1, False, True)
         assert client.push("taste", [{"user_id": "c000", "genre": "western"}], push_id=report.push_id).repeated
     assert genre(pushed, "c000") == "western"
+
+
+@asynccontextmanager
+async def asked(root: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a project's service in this process."""
+    app = create_app(Project.load(root), log=RequestLog("off"))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", timeout=60) as client,
+    ):
+        yield client
+
+
+async def test_a_store_that_hangs_holds_up_pushes_and_no_prompt_from_history(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMFEATURES_ONLINE_TIMEOUT", "60s")
+    port = int(redis_url.rpartition(":")[2].partition("/")[0])
+    with proxy_to(port) as proxy:
+        root = make_world(tmp_path / "world", f"redis://127.0.0.1:{proxy.port}/0", name="hanging", materialize=False)
+        async with asked(root) as client:
+            proxy.fault = lambda: "swallow"
+            rows = {"rows": [{"user_id": "x", "genre": "noir"}]}
+            many = 2 * (min(32, (os.cpu_count() or 1) + 4))  # more than the event loop has threads
+            pushes = [asyncio.create_task(client.post("/v1/push/taste", json=rows)) for _ in range(many)]
+            while not proxy.accepted:  # noqa: ASYNC110  the proxy lives in a thread
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)  # the others come
+            past = await client.post(
+                "/v1/prompts/home/context", params={"as_of": "2026-05-07T23:00Z"}, json={"user_id": "8a2f"}
+            )
+            assert past.json()["values"]["genre"] == "drama"
+            assert not [one for one in pushes if one.done()]
+            proxy.fault = lambda: None
+            while not all(one.done() for one in pushes):
+                proxy.cut_all()
+                await asyncio.sleep(0.02)
+            assert {one.result().status_code for one in pushes} == {200}
+
+
+async def test_a_push_that_is_not_online_is_counted_by_what_the_store_said(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_world(tmp_path / "world", redis_url, name="reading", materialize=False)
+    with redis.Redis.from_url(redis_url) as server:
+        commands = ["+@all", "-@write", "-@scripting"]
+        server.acl_setuser("reading", enabled=True, passwords=["+x"], keys=["reading:*"], commands=commands)
+        try:
+            monkeypatch.setenv("LLMFEATURES_ONLINE_URL", redis_url.replace("redis://", "redis://reading:x@"))
+            async with asked(root) as client:
+                answer = (await client.post("/v1/push/taste", json={"rows": [ROW]})).json()
+                assert (answer["online"], answer["rows"]) == (False, 1)
+                metrics = (await client.get("/metrics")).text
+                assert 'llmfeatures_store_errors_total{code="store_read_only"} 1.0' in metrics
+                assert 'code="store_unavailable"' not in metrics
+        finally:
+            server.acl_deluser("reading")
 
 
 def test_a_project_that_may_only_read_takes_no_pushes(tmp_path: Path, redis_url: str) -> None:

@@ -12,19 +12,22 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from llmfeatures import Project
-from llmfeatures.service import listening
+from llmfeatures.errors import PromptError
+from llmfeatures.service import listening, run
 from llmfeatures.service.app import Service
 from llmfeatures.service.log import RequestLog
 from llmfeatures.service.protocol import LAST_CALL
 from llmfeatures.service.server import Server
+from llmfeatures.service.workers import Job
 from tests.service.test_service import samples
-from tests.service.world import Running, make_world, served
+from tests.service.world import PROMPTS, Running, make_world, served
 
 BODY = b'{"user_id": "8a2f"}'
 HEAD = (
@@ -298,12 +301,40 @@ def test_workers_are_replaced_when_they_die_and_for_new_prompts_without_a_reques
             assert "loves drama" in found["messages"][0]["content"]
             until(lambda: samples(client.get("/metrics").text)[key] >= 20 + len(load.answered))
 
+        registry = (root / "features.py").read_text()
         (root / "features.py").write_text("registry = 5")
         running.process.send_signal(signal.SIGHUP)
         until(lambda: bool(running.lines("reload")))
         with httpx.Client(base_url=running.url) as client:
             assert client.post("/v1/prompts/home/context", json={"user_id": "8a2f"}).status_code == 200
         assert "registry" in running.lines("start")[0]["problem"]
+        (root / "features.py").write_text(registry)
+
+        home.write_text("{{ nothing_like_it }}")  # it would take a prompt away that is served
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: len(running.lines("reload")) == 2)
+        with httpx.Client(base_url=running.url) as client:
+            assert client.post("/v1/prompts/home/context", json={"user_id": "8a2f"}).status_code == 200
+            assert client.get("/health/ready").json()["status"] == "ready"
+        assert "'home' compiled before" in running.lines("start")[1]["problem"]
+        (root / "prompts" / "strict.prompt.j2").unlink()  # which is no mistake
+        home.write_text(PROMPTS["home"])
+        stopped = len(running.lines("stopped"))
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: len(running.lines("stopped")) == stopped + 2)
+        with httpx.Client(base_url=running.url) as client:
+            assert client.post("/v1/prompts/strict/context", json={"user_id": "8a2f"}).status_code == 404
+
+
+def test_a_worker_that_would_break_a_prompt_does_not_start(tmp_path: Path) -> None:
+    root = make_world(tmp_path / "world", materialize=False)
+    (root / "prompts" / "home.prompt.j2").write_text("{{ nothing_like_it }}")
+    job = Job(root=root, options={"log": "off"}, keys_needed=False, tallies=tmp_path)
+    started = run.server(job)  # as a first one it serves the others
+    assert started.prompts == ["all", "strict", "support/answer"]
+    run.server(replace(job, prompts=frozenset(["all", "not there any more"])))
+    with pytest.raises(PromptError, match=r"'home' compiled before, and does not now: .*nothing_like_it"):
+        run.server(replace(job, prompts=frozenset(["all", "home"])))
 
 
 def test_workers_end_with_their_parent(tmp_path: Path, redis_url: str) -> None:
