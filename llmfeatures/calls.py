@@ -160,6 +160,27 @@ def late(url: str, timeout: float, call: Call) -> ServiceError:
     )
 
 
+def closed(call: Call, *, sent: bool) -> RequestError | ServiceError:
+    """What to say when the client was closed: before a call, or once it may have been ``sent``."""
+    if sent:
+        return _unsettled("the client was closed before an answer came; close it once all calls have ended", call)
+    return RequestError("this client is closed; make a new one, or close it later")
+
+
+def checked_key(api_key: object) -> str:
+    """An API key as the service takes it, without white space around it.
+
+    Raises:
+        RequestError: it can be no key. The message does not show it.
+    """
+    key = api_key.strip() if isinstance(api_key, str) else ""
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise RequestError(
+            "api_key is text like llf_..., in one piece, as llmfeatures serve keys new printed it; None for no key"
+        )
+    return key
+
+
 def client_timeout(timeout: object) -> float:
     """The seconds that a client gives each try.
 

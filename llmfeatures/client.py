@@ -35,13 +35,13 @@ class Client:
 
     Args:
         url: the service's address, like ``http://127.0.0.1:8000``.
-        api_key: ``llf_...``, where the service needs one.
+        api_key: ``llf_...``, where the service needs one; white space around it, as a file's last line has, is ignored.
         timeout: seconds for one try, from connecting to the last byte of its answer. Of `AsyncClient` that is exact;
             `Client` looks at the clock whenever bytes of the body came, and waits no longer than what was left at its
             start for more. A head that comes byte by byte has that long for each.
 
     Raises:
-        RequestError: an argument is none of these.
+        RequestError: an argument is none of these, or a closed client is used.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 5.0) -> None:
@@ -128,6 +128,8 @@ class Client:
         attempt = 0
         while True:
             attempt += 1
+            if self._http.is_closed:
+                raise calls.closed(call, sent=attempt > 1)
             try:
                 status, headers, content = self._try(call)
             except _AGAIN as error:
@@ -138,6 +140,10 @@ class Client:
                 raise calls.late(self._url, self._timeout, call) from None
             except httpx.HTTPError as error:
                 raise calls.unreachable(self._url, error, call) from error
+            except RuntimeError:  # httpx's, when another thread has closed it just now
+                if not self._http.is_closed:
+                    raise
+                raise calls.closed(call, sent=True) from None
             else:
                 again = calls.is_retry(status, headers)
                 wait = calls.wait_before(attempt, headers.get("retry-after")) if again else None
@@ -267,6 +273,8 @@ class AsyncClient:
         attempt = 0
         while True:
             attempt += 1
+            if self._http.is_closed:
+                raise calls.closed(call, sent=attempt > 1)
             try:
                 async with asyncio.timeout(self._timeout):
                     answer = await self._http.request(call.method, call.path, params=call.query, content=call.body)
@@ -278,6 +286,10 @@ class AsyncClient:
                 raise calls.late(self._url, self._timeout, call) from None
             except httpx.HTTPError as error:
                 raise calls.unreachable(self._url, error, call) from error
+            except RuntimeError:  # httpx's, when another thread has closed it just now
+                if not self._http.is_closed:
+                    raise
+                raise calls.closed(call, sent=True) from None
             else:
                 again = calls.is_retry(answer.status_code, answer.headers)
                 wait = calls.wait_before(attempt, answer.headers.get("retry-after")) if again else None
@@ -312,7 +324,5 @@ def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     headers = {"content-type": "application/json", "accept": "application/json"}
     headers["user-agent"] = f"llmfeatures/{__version__}"
     if api_key is not None:
-        if not isinstance(api_key, str) or not api_key.isascii() or not api_key.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise RequestError("api_key is text like llf_..., as llmfeatures serve keys new printed it")
-        headers["authorization"] = f"Bearer {api_key}"
+        headers["authorization"] = f"Bearer {calls.checked_key(api_key)}"
     return {"base_url": url, "headers": headers, "timeout": timeout, "follow_redirects": False}

@@ -101,7 +101,7 @@ class Pusher:
 
     def _check_view(self, view: FeatureView) -> None:
         if not isinstance(view.source, PushSource):
-            taking = [one.name for one in self.views if isinstance(one.source, PushSource)]
+            taking = [one.name for one in self.views if isinstance(one.source, PushSource) and not one.aggregates]
             choices = f"the views that do are: {', '.join(taking)}" if taking else "no view of the registry does"
             raise RequestError(f"view {view.name!r} takes no pushes; {choices}; give it a PushSource")
         if view.aggregates:

@@ -103,7 +103,7 @@ def list_keys(project: ProjectOption = HERE, as_json: JsonOption = False) -> Non
                         "id": key.id,
                         "name": key.name,
                         "scopes": list(key.scopes),
-                        "bound_to": None if key.entity is None else sorted(key.entity),
+                        "bound_to": key.bound_to,
                         "created": key.created,
                     }
                     for key in found
@@ -112,7 +112,7 @@ def list_keys(project: ProjectOption = HERE, as_json: JsonOption = False) -> Non
         )
         return
     rows = [
-        (key.id, key.name, " ".join(key.scopes), "-" if key.entity is None else ", ".join(key.entity), key.created)
+        (key.id, key.name, " ".join(key.scopes), "-" if (to := key.bound_to) is None else ", ".join(to), key.created)
         for key in found
     ]
     terminal.table(("id", "name", "scopes", "bound to", "created"), rows)

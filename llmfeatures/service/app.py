@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from llmfeatures import config as configuration
 from llmfeatures.builder import AsyncContextBuilder, AsyncReader
-from llmfeatures.errors import LLMFeaturesError, UnknownNameError
+from llmfeatures.errors import LLMFeaturesError, RequestError, UnknownNameError
 from llmfeatures.plan import PromptPlan
-from llmfeatures.problems import Problem, refusal
+from llmfeatures.problems import Problem
 from llmfeatures.service import traces
 from llmfeatures.service.document import document
 from llmfeatures.service.endpoint import Answer, Desk, Endpoint
@@ -38,6 +38,7 @@ from llmfeatures.service.tally import SharedTallies
 from llmfeatures.version import __version__
 
 if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
     from starlette.requests import Request as StarletteRequest
 
     from llmfeatures.project import Project
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 ASGIScope = MutableMapping[str, Any]
 
 _BROKEN = "Prompt files that do not compile: their endpoints answer with the reason."
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own is off: it records the path and the query, the messages of exceptions, and each request once more."""
 _SHARE_EVERY = 1.0
 """Seconds after which a worker leaves its numbers for the others."""
 
@@ -159,9 +162,14 @@ class Service:
     async def _unknown_view(self, request: Request) -> Answer:
         name = request.scope["path_params"]["view"]
         views = self.project.registry.views
-        if any(view.name == name for view in views):
-            raise refusal("not_found", f"view {name!r} takes no pushed rows; give it a PushSource in the registry")
-        raise UnknownNameError("view", name, [one.name for one in views if takes_pushes(one)])
+        taking = [one.name for one in views if takes_pushes(one)]
+        view = next((one for one in views if one.name == name), None)
+        if view is None:
+            raise UnknownNameError("view", name, taking)
+        choices = f"the views that do are: {', '.join(taking)}" if taking else "no view of the registry does"
+        if view.aggregates:
+            raise RequestError(f"view {name!r} aggregates, so it takes no pushes; {choices}")
+        raise RequestError(f"view {name!r} takes no pushes; {choices}; give it a PushSource")
 
     async def http_problem(self, request: StarletteRequest, error: Any) -> Response:
         """Starlette's own errors, like those of a path that is not there, as the service's are; counted and logged."""
@@ -171,7 +179,12 @@ class Service:
             405: ("method_not_allowed", "this path is not for this method; see /openapi.json"),
         }.get(status, ("service", str(error.detail)))
         if endpoint is None or isinstance(endpoint, Endpoint):  # else it is a route that was added
-            route = "-" if endpoint is None else endpoint.route
+            route, trace_id = "-" if endpoint is None else endpoint.route, None
+            if self.desk.tracer is not None:
+                template = traces.UNMATCHED if endpoint is None else route
+                span = traces.start_request(self.desk.tracer, request.method, template, request.scope["headers"])
+                traces.end_request(span, status, code)
+                trace_id = traces.trace_id(span)
             self.desk.tally.request(route, "-", status, 0.0)
             self.desk.log.request(
                 route=route,
@@ -181,6 +194,7 @@ class Service:
                 seconds=0.0,
                 request_id=os.urandom(16).hex(),
                 key=None,
+                trace_id=trace_id,
             )
         problem = Problem(status=status, code=code, message=message)
         return Response(orjson.dumps(problem.body()), status, headers=error.headers, media_type="application/json")
@@ -234,6 +248,7 @@ class ServiceApp(FastAPI):
             version=__version__,
             openapi_url=None,
             redirect_slashes=False,
+            telemetry=_NO_TELEMETRY,
             lifespan=lifespan,
             exception_handlers={HTTPException: service.http_problem},
         )

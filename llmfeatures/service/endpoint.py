@@ -89,7 +89,7 @@ class Endpoint:
         request = Request(scope, receive, desk.limits)
         request.prompt = self.prompt
         if desk.tracer is not None:
-            request.span = traces.start_request(desk.tracer, self.method, self.route, scope["headers"])
+            request.span = traces.start_request(desk.tracer, scope["method"], self.route, scope["headers"])
         desk.tally.in_flight += 1
         try:
             answer = await self._answer(request)

@@ -28,6 +28,7 @@ FORMAT: Final = 1
 PREFIX: Final = "llf"
 SCOPES: Final = ("read", "metrics", "prompts:NAME", "push:VIEW")
 _SCOPE = re.compile(r"read|metrics|(prompts|push):(\*|[^\s*]+)")
+_PLAIN = re.compile(r'(?!\*\Z)[^\s,"]+')
 _LOOK_EVERY = 1.0
 """Seconds from one look at the file to the next: a key that was taken back works no longer than this."""
 _NOBODY: Final = "0" * 64
@@ -43,6 +44,14 @@ class ApiKey:
     scopes: tuple[str, ...]
     created: str
     entity: Mapping[str, str | None] | None = None
+
+    @property
+    def bound_to(self) -> list[str] | None:
+        """The entity that it is bound to, for people: ``user_id=8a2f``, ``user_id=*`` for any value. A value that could
+        be taken for something else is in JSON's quotes. None when it is bound to none."""
+        if self.entity is None:
+            return None
+        return [f"{name}={'*' if value is None else _shown(value)}" for name, value in self.entity.items()]
 
     def allows(self, scope: str) -> bool:
         """Whether the key has this scope: ``read``, ``metrics``, ``prompts:NAME`` or ``push:VIEW``."""
@@ -205,6 +214,11 @@ class KeyRing:
 def _key(kept: dict[str, Any]) -> ApiKey:
     fields: dict[str, Any] = {**kept, "scopes": tuple(kept["scopes"])}
     return ApiKey(**fields)
+
+
+def _shown(value: str) -> str:
+    printable = value.isprintable()
+    return value if printable and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=not printable)
 
 
 def _lock(handle: int, path: Path) -> None:

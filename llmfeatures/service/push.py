@@ -53,7 +53,10 @@ class PushAction:
         for row in rows:
             check_entity(request.key, self._view.entity.join_keys, row)
         values = [converted(row, self._converters, f"row {number}: ") for number, row in enumerate(rows)]
-        report = await asyncio.get_running_loop().run_in_executor(self._pool, self._push, values, push_id)
+        kept_under = push_id
+        if push_id is not None and request.key is not None and request.key.entity is not None:
+            kept_under = f"{request.key.id}:{push_id}"  # else it could take an id that somebody else is about to use
+        report = await asyncio.get_running_loop().run_in_executor(self._pool, self._push, values, kept_under)
         tally = self._desk.tally
         tally.count("pushes", self._view.name, "true" if report.repeated else "false")
         if not report.repeated:
@@ -62,7 +65,7 @@ class PushAction:
             tally.count("store_errors", problem_of(report.cause).code)
         body = {
             "view": report.view,
-            "push_id": report.push_id,
+            "push_id": report.push_id if push_id is None else push_id,
             "rows": report.rows,
             "repeated": report.repeated,
             "online": report.online,

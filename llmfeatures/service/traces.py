@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from llmfeatures.context import PromptContext
 
 NAME: Final = "llmfeatures"
+UNMATCHED: Final = "unmatched"
+"""The route of a path that is not there."""
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"))
+"""A method is any word that the caller likes; others are ``_OTHER``, as the conventions have it."""
 _EXPORTERS: Final = "opentelemetry_traces_exporter"
 """The group of entry points by which OpenTelemetry's exporters are found."""
 
@@ -82,7 +86,8 @@ def flush_traces() -> None:
 
 
 def start_request(tracer: Tracer, method: str, route: str, headers: Sequence[tuple[bytes, bytes]]) -> Span:
-    """A server span, child of the caller's when it sent a ``traceparent``."""
+    """A server span, child of the caller's when it sent a ``traceparent``. ``route`` is a template: a path or a query
+    may hold a join key, and is in no span."""
     from opentelemetry import propagate
     from opentelemetry.trace import SpanKind
 
@@ -91,11 +96,16 @@ def start_request(tracer: Tracer, method: str, route: str, headers: Sequence[tup
         for name, value in headers
         if name in (b"traceparent", b"tracestate", b"baggage")
     }
+    known = method in _METHODS
     return tracer.start_span(
-        f"{method} {route}",
+        f"{method if known else 'HTTP'} {route}",
         context=propagate.extract(carrier) if carrier else None,
         kind=SpanKind.SERVER,
-        attributes={"http.request.method": method, "http.route": route, "url.scheme": "http"},
+        attributes={
+            "http.request.method": method if known else "_OTHER",
+            "http.route": route,
+            "url.scheme": "http",
+        },
     )
 
 

@@ -94,7 +94,7 @@ def stores(place: Path | Server) -> Iterator[list[OnlineStore]]:
         store.close()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_a_store_is_its_model(stores: list[OnlineStore], steps: list[tuple[str, object, object]]) -> None:
     store, model = stores.pop(), Model()
@@ -141,7 +141,7 @@ def _held(store: OnlineStore) -> dict[tuple[str, str], tuple[str, ...]]:
     return held
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(ROWS, min_size=1, max_size=8), data=st.data())
 def test_order_and_batches_do_not_matter(stores: list[OnlineStore], rows: list[RowWrite], data: st.DataObject) -> None:
     store = stores.pop()

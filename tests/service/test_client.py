@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -152,6 +153,14 @@ def test_every_error_class_crosses_http_and_back() -> None:
     assert isinstance(error_of(401, {"error": {"code": "unauthorized", "message": "x"}}), errors.AccessError)
     for body in (None, [], {}, {"error": "x"}, {"error": {}}, {"error": {"code": 1}}, {"detail": "x"}):
         assert isinstance(error_of(502, body), errors.ServiceError)
+
+
+def test_a_push_to_a_view_that_takes_none_is_the_projects_error(client: Any, project: Project) -> None:
+    with pytest.raises(errors.RequestError, match="'seats' takes no pushes; the views that do are: taste") as expected:
+        project.push("seats", [])
+    with pytest.raises(errors.RequestError) as found:
+        client.push("seats", [])
+    assert (type(found.value), str(found.value)) == (type(expected.value), str(expected.value))
 
 
 def test_an_address_that_nobody_answers(client: Any) -> None:
@@ -355,12 +364,56 @@ def test_wrong_arguments_are_told_before_anything_is_sent(
 
 
 def test_wrong_settings_of_a_client_are_told() -> None:
+    keys = ("llf_é", "", " \n", "llf_1 2", "llf_1\n2", "llf_1\t2", "llf_\x00", "\ufeffllf_1", b"llf_1", 5)
     for options in ({"timeout": 0}, {"timeout": None}, {"timeout": "1s"}, {"timeout": float("inf")}, {"timeout": True},
-                    {"api_key": "llf_é"}, {"api_key": "llf_\n"}, {"api_key": b"llf_"}):  # fmt: skip
+                    *({"api_key": key} for key in keys)):  # fmt: skip
         wrong: dict[str, Any] = options
         for kind in (Client, AsyncClient):
-            with pytest.raises(errors.RequestError):
+            with pytest.raises(errors.RequestError, match=next(iter(wrong))) as caught:
                 kind("http://127.0.0.1:8000", **wrong)
+            assert "llf_1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_that_was_closed_says_so(kind: Any) -> None:
+    async def use() -> None:
+        client = kind(f"http://127.0.0.1:{closed_port()}")
+
+        async def result(found: Any) -> Any:
+            return await found if inspect.isawaitable(found) else found
+
+        async def decorated(user_id: str, ctx: PromptContext) -> str:
+            return ctx.text
+
+        def plain(user_id: str, ctx: PromptContext) -> str:
+            return ctx.text
+
+        injected = client.inject("home")(decorated if kind is AsyncClient else plain)
+        for _ in range(2):
+            await result(client.aclose() if kind is AsyncClient else client.close())
+        for call in (
+            lambda: client.build_context("home", user_id="x"),
+            lambda: client.build_contexts("home", []),
+            lambda: client.get_online_features([], []),
+            lambda: client.push("taste", []),
+            client.prompt_names,
+            client.registry,
+            lambda: injected("x"),
+        ):
+            with pytest.raises(errors.RequestError, match="client is closed"):
+                await result(call())
+
+    asyncio.run(use())
+
+
+def test_a_client_that_is_closed_between_tries_of_a_push_names_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(AWAY) as (url, bodies):
+        client = Client(url)
+        monkeypatch.setattr(time, "sleep", lambda _: client.close())  # the pause, in which another thread closes it
+        with pytest.raises(errors.ServiceError, match="was closed before an answer came") as caught:
+            client.push("taste", [], push_id="mine")
+        assert len(bodies) == 1
+    assert caught.value.push_id == "mine"
 
 
 def test_an_answer_that_is_none_of_ours() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmfeatures import Project
+from llmfeatures import AsyncClient, Client, Project
 from llmfeatures.cli.app import run
 from llmfeatures.errors import ConfigError, FormatError, RequestError, UnknownNameError
 from llmfeatures.service import create_app
@@ -92,7 +92,7 @@ def tokens() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, redis_url: str, tokens: dict[str, str]) -> Iterator[Running]:
     """A service with keys."""
-    root = make_world(tmp_path_factory.mktemp("guarded"), redis_url)
+    root = make_world(tmp_path_factory.mktemp("guarded"), redis_url, name="guarded")
     file = KeyFile(root / ".llmfeatures" / "keys.json")
     for name, scopes, entity in (
         ("all", ["prompts:*", "read", "metrics", "push:*"], None),
@@ -138,6 +138,17 @@ def test_without_a_known_key_nothing_is_told(ask: Any) -> None:
     assert ask(None, "/health/ready").json()["status"] == "ready"
 
 
+@pytest.mark.parametrize("around", ["{}", "{}\n", " \t{}\r\n"])
+async def test_a_client_takes_a_key_with_the_space_around_it(
+    guarded: Running, tokens: dict[str, str], around: str
+) -> None:
+    key = around.format(tokens["read"])
+    with Client(guarded.url, api_key=key) as client:
+        assert client.get_online_features(["genre"], []) == []
+    async with AsyncClient(guarded.url, api_key=key) as asynchronous:
+        assert await asynchronous.get_online_features(["genre"], []) == []
+
+
 def test_scopes(ask: Any) -> None:
     asked = {
         HOME: {"user_id": "8a2f"}, STRICT: {"user_id": "8a2f"}, "/v1/features": FEATURES, "/v1/registry": None,
@@ -171,6 +182,16 @@ def test_a_key_that_is_bound_to_an_entity_is_refused_for_any_other(ask: Any, oth
     answer = {"asker_user_id": "8a2f", "owner_user_id": "8a2f", "place_tenant_id": 1, "place_number": 2, "question": ""}
     assert ask("seat", ANSWER, answer).status_code == 200
     assert ask("seat", ANSWER, {**answer, "owner_user_id": other}).status_code == 403
+
+
+def test_a_bound_key_cannot_take_the_push_id_of_another(ask: Any) -> None:
+    body = {"rows": ROWS, "push_id": "nightly/000001"}
+    mine = ask("bound", "/v1/push/taste", body).json()
+    assert (mine["push_id"], mine["repeated"]) == ("nightly/000001", False)
+    theirs = ask("push", "/v1/push/taste", body).json()
+    assert (theirs["push_id"], theirs["repeated"]) == ("nightly/000001", False)
+    assert ask("bound", "/v1/push/taste", body).json()["repeated"]
+    assert ask("all", "/v1/push/taste", body).json()["repeated"]
 
 
 def test_a_bound_key_is_refused_where_the_join_key_is_left_out_or_the_entity_is_another(ask: Any) -> None:
@@ -312,7 +333,9 @@ def test_the_command_line_makes_lists_and_removes_keys(cli: Any, tmp_path: Path)
     assert token not in (root / ".llmfeatures" / "keys.json").read_text()
     assert token.split("_", 2)[2] not in err
     listed = json.loads(cli("keys", "list", "--json")[1])["keys"]
-    assert [(one["name"], one["scopes"], one["bound_to"]) for one in listed] == [("web", ["prompts:home"], ["user_id"])]
+    assert [(one["name"], one["scopes"], one["bound_to"]) for one in listed] == [
+        ("web", ["prompts:home"], ["user_id=8a2f"])
+    ]
     for wrong in (
         ["--scope", "prompts:homer"],
         ["--scope", "push:x"],
@@ -327,3 +350,30 @@ def test_the_command_line_makes_lists_and_removes_keys(cli: Any, tmp_path: Path)
     assert cli("keys", "remove", listed[0]["id"])[0] == 0
     assert json.loads(cli("keys", "list", "--json")[1]) == {"keys": []}
     assert cli("keys", "remove", listed[0]["id"])[0] == 2
+
+
+def test_the_list_shows_what_a_key_is_bound_to(cli: Any) -> None:
+    for words in (
+        ["user_id=mallory"],
+        ["user_id"],
+        ["user_id=*"],
+        ["user_id=a, tenant_id=1"],
+        ["user_id=a\x1b[31mé"],
+        ["tenant_id=1", "number"],
+        [],
+    ):
+        options = [option for word in words for option in ("--entity", word)]
+        assert cli("keys", "new", "web", "--scope", "read", *options)[0] == 0
+    listed = json.loads(cli("keys", "list", "--json")[1])["keys"]
+    assert [one["bound_to"] for one in listed] == [
+        ["user_id=mallory"],
+        ["user_id=*"],
+        ['user_id="*"'],
+        ['user_id="a, tenant_id=1"'],
+        ['user_id="a\\u001b[31m\\u00e9"'],
+        ["tenant_id=1", "number=*"],
+        None,
+    ]
+    text = cli("keys", "list")[1]
+    for shown in ("user_id=mallory", "user_id=*", 'user_id="*"', "tenant_id=1, number=*", " -  "):
+        assert shown in text

@@ -90,7 +90,7 @@ def test_features_are_what_the_project_reads(running: Running, project: Project)
     [
         ("/v1/prompts/homer/context", {}, 404, "unknown_name", "did you mean 'home'"),
         ("/v1/push/tast", {}, 404, "unknown_name", "did you mean 'taste'"),
-        ("/v1/push/seats", {}, 404, "not_found", "takes no pushed rows"),
+        ("/v1/push/seats", {}, 422, "request", "takes no pushes"),
         ("/v1/nothing", {}, 404, "not_found", "openapi.json"),
         ("/v1/prompts/home/context", {}, 422, "request", "user_id is required"),
         ("/v1/prompts/home/context", {"user_id": 8}, 422, "request", "user_id is of type str"),

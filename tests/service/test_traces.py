@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -36,13 +38,22 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     trace._TRACER_PROVIDER = before
 
 
-async def asked(world: Path, path: str, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
-    """The answer of an application in this process."""
+@asynccontextmanager
+async def asking(world: Path, *middleware: type[Any]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application in this process."""
     app = create_app(Project.load(world), log=RequestLog("off"))
+    for one in middleware:
+        app.add_middleware(one)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client,
     ):
+        yield client
+
+
+async def asked(world: Path, path: str, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
+    """The answer to one request."""
+    async with asking(world) as client:
         return await client.post(path, json=body, headers=headers)
 
 
@@ -103,11 +114,69 @@ async def test_errors_and_batches(world: Path, exporter: InMemorySpanExporter) -
     assert request.name == "POST /v1/features"
 
 
+LEAKS = [
+    ("GET", "/v1/users/LEAK1", "GET unmatched"),
+    ("GET", "/LEAK2?user_id=LEAK3", "GET unmatched"),
+    ("LEAK4", "/v1/users/LEAK5", "HTTP unmatched"),
+    ("GET", "/v1/features?user_id=LEAK6", "GET /v1/features"),
+    ("LEAK7", "/v1/features?user_id=LEAK8", "HTTP /v1/features"),
+    ("POST", "/v1/features?user_id=LEAK9", "POST /v1/features"),
+    ("GET", "/v1/prompts/home/context?user_id=LEAK10", "GET /v1/prompts/{name}/context"),
+    ("GET", "/v1/prompts/LEAK11/context", "GET /v1/prompts/{name}/{kind}"),
+    ("POST", "/v1/prompts/LEAK12/contexts?user_id=LEAK13", "POST /v1/prompts/{name}/{kind}"),
+    ("POST", "/v1/prompts/LEAK14/LEAK15", "POST unmatched"),
+    ("POST", "/v1/prompts/home/context?user_id=LEAK16", "POST /v1/prompts/{name}/context"),
+    ("POST", "/v1/push/LEAK17?user_id=LEAK18", "POST /v1/push/{view}"),
+    ("POST", "/v1/push/seats?user_id=LEAK19", "POST /v1/push/{view}"),
+    ("PUT", "/v1/push/taste?user_id=LEAK20", "PUT /v1/push/{view}"),
+    ("HEAD", "/health/live?user_id=LEAK21", "HEAD /health/live"),
+]
+"""Requests with a planted value, and the span of each."""
+
+
+class Passing:
+    """A middleware, with which requests take the way through FastAPI's own."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("middleware", [(), (Passing,)])
+async def test_no_path_query_or_key_is_in_a_span_and_a_request_has_one(
+    world: Path, exporter: InMemorySpanExporter, middleware: tuple[type[Any], ...]
+) -> None:
+    exporter.clear()
+    async with asking(world, *middleware) as client:
+        for method, path, name in LEAKS:
+            answer = await client.request(method, path, json={"user_id": "LEAK22"}, headers={"traceparent": PARENT})
+            (request,) = found = spans(exporter)
+            assert (request.name, request.kind) == (name, SpanKind.SERVER), path
+            assert request.attributes is not None
+            assert request.attributes["http.route"] == name.partition(" ")[2]
+            assert request.attributes["http.response.status_code"] == answer.status_code
+            assert ("error.type" in request.attributes) == (answer.status_code >= 400)
+            assert f"{request.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
+            assert "LEAK" not in str([span.to_json() for span in found]), path
+        for path in ("/v1/prompts/home/context", "/v1/prompts/strict/context"):
+            await client.post(path, json={"user_id": "LEAK23"})
+            found = spans(exporter)
+            assert [span.kind for span in found] == [SpanKind.INTERNAL, SpanKind.SERVER]
+            assert "LEAK" not in str([span.to_json() for span in found]), path
+
+
 def test_serve_exports_to_what_the_environment_names(world: Path) -> None:
     with served(world, environment={"OTEL_TRACES_EXPORTER": "console"}) as running:
         running.context("home", user_id="8a2f")
         trace_id = running.lines()[-1]["trace_id"]
+        for method, path, _ in LEAKS:
+            running.client.request(method, path, json={"user_id": "LEAK24"})
+        assert all("trace_id" in line for line in running.lines())
     text = running.log.read_text()
+    assert '"name": "GET unmatched"' in text
+    assert "LEAK" not in text
     assert '"name": "build_context home"' in text
     assert f'"trace_id": "0x{trace_id}"' in text
     assert "drama" not in text
