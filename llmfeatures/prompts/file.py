@@ -18,7 +18,6 @@ from llmfeatures.errors import (
     ConfigError,
     DefinitionError,
     InvalidValueError,
-    NotAvailableYetError,
     PromptError,
     UnknownNameError,
     did_you_mean,
@@ -28,7 +27,7 @@ from llmfeatures.types import DType, json_value, parse_dtype
 
 SUFFIX = ".prompt.j2"
 HEADER_KEYS = ("description", "owner", "entities", "features", "inputs", "documents", "budget", "config")
-_LATER = {"documents": "retrieved documents", "budget": "token budgets"}
+TOKENIZERS = ("o200k_base", "cl100k_base")
 
 
 class _Absent:
@@ -62,6 +61,29 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """Texts that a retriever finds. ``query`` is a template over features, join keys and inputs; without one,
+    ``order`` is ``recent``. ``max_tokens`` bounds each text; ``on_unavailable`` is ``error`` or ``none``."""
+
+    name: str
+    retriever: str
+    query: str | None = None
+    top_k: int = 5
+    order: str = "score"
+    min_score: float | None = None
+    max_tokens: int | None = None
+    on_unavailable: str = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The most tokens that the contents of all messages may have together, counted by ``tokenizer``."""
+
+    max_tokens: int
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """The header of a prompt file. Defaults are as written: they are checked against dtypes when the prompt
     is compiled."""
@@ -71,6 +93,8 @@ class Header:
     entities: Mapping[str, str] = field(default_factory=dict[str, str])
     features: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     inputs: Mapping[str, Input] = field(default_factory=dict[str, Input])
+    documents: Mapping[str, Documents] = field(default_factory=dict[str, Documents])
+    budget: Budget | None = None
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -253,21 +277,14 @@ class _Reader:
 
     def header(self, data: Mapping[str, Any]) -> Header:
         self.known(data, HEADER_KEYS)
-        for key, what in _LATER.items():
-            if key in data:
-                line, column = self.positions[key,]
-                raise NotAvailableYetError(
-                    f"{key}: {what} are not available yet; remove the key for now",
-                    path=self.path,
-                    line=line,
-                    column=column,
-                )
         return Header(
             description=self.text(data, "description"),
             owner=self.text(data, "owner"),
             entities=self.entities(data),
             features={name: self.policy(name, given) for name, given in self.items(data, "features")},
             inputs={name: self.input(name, given) for name, given in self.items(data, "inputs")},
+            documents={name: self.document(name, given) for name, given in self.items(data, "documents")},
+            budget=self.budget(data),
             config=self.config(data),
         )
 
@@ -346,6 +363,58 @@ class _Reader:
             self.fail(f"{key}: {error}", *at, key)
         if value <= timedelta(0):
             self.fail(f"{key}: is longer than zero", *at, key)
+        return value
+
+    def document(self, name: str, given: Any) -> Documents:
+        at = ("documents", name)
+        self.identifier("document", name, *at)
+        if not isinstance(given, dict) or not isinstance(cast("dict[str, Any]", given).get("retriever"), str):
+            self.fail(f'{name}: needs a retriever, like {{retriever: NAME, query: "{{{{ question }}}}"}}', *at)
+        options = cast("dict[str, Any]", given)
+        self.known(
+            options,
+            ("retriever", "query", "top_k", "order", "min_score", "max_tokens", "on_unavailable"),
+            *at,
+        )
+        query = options.get("query")
+        if query is not None and not isinstance(query, str):
+            self.fail(f"{name}: query is text; put it in quotes", *at, "query")
+        order = self.choice(options, "order", ("score", "recent"), "score" if query is not None else "recent", *at)
+        if (query is None) != (order == "recent"):
+            self.fail(f"{name}: give a query, or order: recent without one", *at)
+        min_score = options.get("min_score")
+        if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, (int, float))):
+            self.fail(f"{name}: min_score is a number", *at, "min_score")
+        return Documents(
+            name=name,
+            retriever=options["retriever"],
+            query=query,
+            top_k=self.count(options, "top_k", *at) or 5,
+            order=order,
+            min_score=None if min_score is None else float(min_score),
+            max_tokens=self.count(options, "max_tokens", *at),
+            on_unavailable=self.choice(options, "on_unavailable", ("error", "none"), "error", *at),
+        )
+
+    def budget(self, data: Mapping[str, Any]) -> Budget | None:
+        options = dict(self.items(data, "budget"))
+        if not options:
+            return None
+        self.known(options, ("max_tokens", "tokenizer"), "budget")
+        most = self.count(options, "max_tokens", "budget")
+        if most is None:
+            self.fail("budget: needs max_tokens, a whole number", "budget")
+        if "tokenizer" not in options:
+            self.fail(
+                f"budget: needs a tokenizer, one of {', '.join(TOKENIZERS)}: tokens are counted, not estimated",
+                "budget",
+            )
+        return Budget(max_tokens=most, tokenizer=self.choice(options, "tokenizer", TOKENIZERS, "", "budget"))
+
+    def count(self, options: Mapping[str, Any], key: str, *at: str) -> int | None:
+        value = options.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            self.fail(f"{key} is a whole number from 1", *at, key)
         return value
 
     def input(self, name: str, given: Any) -> Input:

@@ -30,10 +30,12 @@ _SHORT = 1000  # a piece up to this length is not counted when it is printed, on
 
 
 class Segment(NamedTuple):
-    """A piece of a message, and where it came from."""
+    """A piece of a message, and where it came from; ``source`` is the expression that printed a value, where it is a
+    short one."""
 
     kind: Literal["literal", "value", "section", "cache_break", "fence"]
     text: str
+    source: str = ""
 
 
 Parts = tuple[Segment, ...]
@@ -193,7 +195,7 @@ def print_piece(value: Any, what: str = "") -> Text:
     printed = print_value(value, what)
     if type(printed) is Text and hasattr(printed, "parts"):
         return printed
-    return Text.of((Segment("value", str(printed)),))
+    return Text.of((Segment("value", str(printed), what),))
 
 
 def _print_text(value: str) -> str:
@@ -301,6 +303,15 @@ def end_data_pieces(content: Text) -> Text:
     return Text.of((Segment("fence", opening), *inner, Segment("fence", closing)))
 
 
+def begin_section(_: str, priority: int, max_tokens: int | None) -> None:
+    """Open a section."""
+
+
+def end_section(content: Text, name: str, priority: int, max_tokens: int | None) -> Text:  # noqa: ARG001
+    """The section's text."""
+    return content
+
+
 def fence(content: str) -> tuple[str, str]:
     """The delimiters of a fence around this text: a hash that is not in it, the same whenever the text is."""
     data = content.encode("utf-8", "surrogatepass")
@@ -337,23 +348,23 @@ def cut(parts: Parts, start: int, end: int) -> Parts:
     """The segments of the text from ``start`` to ``end``."""
     kept: list[Segment] = []
     at = 0
-    for kind, piece in parts:
+    for kind, piece, source in parts:
         inner = piece[max(start - at, 0) : max(end - at, 0)]
         if inner or kind == "cache_break":
-            kept.append(Segment(kind, inner))
+            kept.append(Segment(kind, inner, source))
         at += len(piece)
     return tuple(kept)
 
 
 def merged(parts: Parts) -> Parts:
     """The segments with neighbouring literals as one, and without empty ones."""
-    kept: list[tuple[Any, list[str]]] = []
-    for kind, piece in parts:
+    kept: list[tuple[Any, list[str], str]] = []
+    for kind, piece, source in parts:
         if kind == "literal" and kept and kept[-1][0] == "literal":
             kept[-1][1].append(piece)
         elif piece or kind == "cache_break":
-            kept.append((kind, [piece]))
-    return tuple([Segment(kind, "".join(pieces)) for kind, pieces in kept])
+            kept.append((kind, [piece], source))
+    return tuple([Segment(kind, "".join(pieces), source) for kind, pieces, source in kept])
 
 
 def defused(parts: Parts) -> Parts:
@@ -368,7 +379,7 @@ def defused(parts: Parts) -> Parts:
         return parts
     made: list[Segment] = []
     at = 0
-    for kind, piece in parts:
+    for kind, piece, source in parts:
         end = at + len(piece)
         while matches and matches[0][0] < at:
             matches.pop(0)
@@ -379,7 +390,7 @@ def defused(parts: Parts) -> Parts:
             if kind != "literal" or last > end:
                 cuts.append(first + 1 - at)
         edges = [0, *cuts, len(piece)]
-        made.append(Segment(kind, " ".join([piece[one:two] for one, two in pairwise(edges)])))
+        made.append(Segment(kind, " ".join([piece[one:two] for one, two in pairwise(edges)]), source))
         at = end
     return tuple(made)
 
@@ -434,6 +445,8 @@ class TEXT:
         "end_message": end_message,
         "begin_data": begin_data,
         "end_data": end_data,
+        "begin_section": begin_section,
+        "end_section": end_section,
         "cache_break": cache_break,
     }
     concat = staticmethod(concat)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-from llmfeatures.errors import NotAvailableYetError
 from llmfeatures.prompts.runtime import ROLES
 
 
@@ -25,7 +24,9 @@ def column(line: int | None) -> int | None:
 
 
 BEGIN_MESSAGE, END_MESSAGE = "%begin_message", "%end_message"
-TAGS: Final = frozenset({BEGIN_MESSAGE, END_MESSAGE, "%begin_data", "%end_data", "%cache_break"})
+TAGS: Final = frozenset(
+    {BEGIN_MESSAGE, END_MESSAGE, "%begin_data", "%end_data", "%begin_section", "%end_section", "%cache_break"}
+)
 """Filters that only the tags' generated code can name."""
 
 
@@ -45,10 +46,7 @@ class PromptTags(Extension):
                 call = _filter(nodes.Const("", lineno=tag.lineno), "%cache_break", tag.lineno)
                 return nodes.Output([call], lineno=tag.lineno)
             case _:
-                raise NotAvailableYetError(
-                    "sections come with budgets, in a later version; remove the section tag for now",
-                    path=parser.filename or "", line=int(tag.lineno), column=column(tag.lineno),
-                )  # fmt: skip
+                return self._section(parser, tag.lineno)
 
     def _message(self, parser: Parser, line: int) -> nodes.Node:
         token = parser.stream.current
@@ -59,30 +57,58 @@ class PromptTags(Extension):
         body = parser.parse_statements(("name:endmessage",), drop_needle=True)
         _refuse_jumps(parser, "message", body)
         _refuse_message(parser, body, "messages do not nest: close the one before it with {% endmessage %}")
-        return _captured(body, BEGIN_MESSAGE, END_MESSAGE, token.value, line)
+        return _captured(body, BEGIN_MESSAGE, END_MESSAGE, line, token.value)
 
     def _data(self, parser: Parser, line: int) -> nodes.Node | list[nodes.Node]:
         body = parser.parse_statements(("name:enddata",), drop_needle=True)
         _refuse_jumps(parser, "data", body)
         _refuse_message(parser, body, "a message cannot be inside a data block")
-        captured = _captured(body, "%begin_data", "%end_data", None, line)
+        captured = _captured(body, "%begin_data", "%end_data", line)
         if parser.stream.current.value != "%}\n":
             return captured
         # trim_blocks took the line break after the tag, which would glue what follows to the fence
         return [captured, nodes.Output([nodes.TemplateData("\n", lineno=line)], lineno=line)]
+
+    def _section(self, parser: Parser, line: int) -> nodes.Node:
+        named = parser.stream.current
+        if named.type != "string" or not named.value.strip():
+            parser.fail('a section has a name in quotes, like {% section "sessions", priority=1 %}', named.lineno)
+        next(parser.stream)
+        options: dict[str, int | None] = {"priority": 0, "max_tokens": None}
+        given: set[str] = set()
+        while parser.stream.skip_if("comma"):
+            name = parser.stream.expect("name")
+            if name.value not in options:
+                parser.fail(f"a section takes priority= and max_tokens=, not {name.value!r}", name.lineno)
+            if name.value in given:
+                parser.fail(f"{name.value} is given twice", name.lineno)
+            given.add(name.value)
+            parser.stream.expect("assign")
+            sign = -1 if parser.stream.skip_if("sub") else 1
+            token = parser.stream.current
+            number = cast("object", token.value)
+            if not isinstance(number, int) or (name.value == "max_tokens" and sign * number < 1):
+                least = " from 1" if name.value == "max_tokens" else ""
+                parser.fail(f"{name.value} is a whole number{least}, written out", token.lineno)
+            next(parser.stream)
+            options[name.value] = sign * number
+        body = parser.parse_statements(("name:endsection",), drop_needle=True)
+        _refuse_jumps(parser, "section", body)
+        _refuse_message(parser, body, "a message cannot be inside a section; put the section into the message")
+        return _captured(body, "%begin_section", "%end_section", line, named.value, *options.values())
 
 
 def _filter(node: nodes.Expr | None, name: str, line: int, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None, lineno=line)
 
 
-def _captured(body: list[nodes.Node], begin: str, end: str, argument: str | None, line: int) -> nodes.Scope:
-    """``begin(argument)``, then what ``end`` makes of the rendered body."""
-    constant = nodes.Const(argument, lineno=line)
-    opening = nodes.ExprStmt(_filter(constant, begin, line), lineno=line)
-    arguments = [] if argument is None else [constant]
+def _captured(body: list[nodes.Node], begin: str, end: str, line: int, *arguments: object) -> nodes.Scope:
+    """``begin(arguments)``, then what ``end`` makes of the rendered body."""
+    constants: list[nodes.Expr] = [nodes.Const(one, lineno=line) for one in arguments]
+    first = constants[0] if constants else nodes.Const(None, lineno=line)
+    opening = nodes.ExprStmt(_filter(first, begin, line, *constants[1:]), lineno=line)
     return nodes.Scope(
-        [opening, nodes.FilterBlock(body, _filter(None, end, line, *arguments), lineno=line)], lineno=line
+        [opening, nodes.FilterBlock(body, _filter(None, end, line, *constants), lineno=line)], lineno=line
     )
 
 
