@@ -251,9 +251,10 @@ class SqliteStore:
             self._files.give(file)
 
     @contextlib.contextmanager
-    def _changing(self, limit: float = _WRITE_TIMEOUT, deadline: float | None = None) -> Generator[sqlite3.Connection]:
+    def _changing(self, limit: float | None = None, deadline: float | None = None) -> Generator[sqlite3.Connection]:
         """A transaction that no other process writes in; what is raised in it takes everything back. It waits for
         ``limit`` seconds, or until the ``deadline`` that they had for several transactions."""
+        limit = _WRITE_TIMEOUT if limit is None else limit
         seconds = limit if deadline is None else max(0.0, deadline - time.monotonic())
         file = self._take(limit, seconds)
         try:
