@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-# "same" has the same examples in each run, so that a change is judged by what it changed; heavy tests look for "new" ones
+# "same": the same examples in each run, so that a change is judged by what it changed; heavy tests look for new ones
 settings.register_profile("same", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("new", deadline=None, print_blob=True)
 settings.load_profile("new")
