@@ -28,7 +28,7 @@ MANY = Asking(keys=100, asks=5_000, most=90, one=False)
 
 
 @pytest.mark.parametrize("strategy", FORCED)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(case=cases())
 def test_every_strategy_follows_the_rule(strategy: str, case: tuple[list[History], Asks]) -> None:
     drawn, asks = case

@@ -305,6 +305,11 @@ def _template(draw: st.DrawFn, names: list[tuple[str, str]], parameters: dict[st
                 "fence": f"{{% data %}}{{{{ {name} }}}}{{% enddata %}}",
             }[way]
         )
+    if draw(st.integers(0, 3)) == 0:
+        header["budget"] = {"max_tokens": draw(st.integers(120, 200)), "tokenizer": "o200k_base"}
+        lines = [draw(_section(f"s{number}", line)) for number, line in enumerate(lines)]
+    if draw(st.integers(0, 3)) == 0:
+        lines.insert(draw(st.integers(0, len(lines))), "{% cache_break %}")
     for name in parameters:
         lines.append(f"{{{{ {name} | or_else('nobody') }}}}")
     if draw(st.booleans()):
@@ -316,6 +321,12 @@ def _template(draw: st.DrawFn, names: list[tuple[str, str]], parameters: dict[st
             f'{{% message "system" %}}Be kind.{{% endmessage %}}\n{{% message "{role}" %}}\n{body}\n{{% endmessage %}}'
         )
     return f"---\n{yaml.safe_dump(header)}---\n{body}\n"
+
+
+@st.composite
+def _section(draw: st.DrawFn, name: str, line: str) -> str:
+    limit = draw(st.sampled_from(["", ", max_tokens=4", ", max_tokens=25"]))
+    return f'{{% section "{name}", priority={draw(st.integers(-1, 2))}{limit} %}}\n{line}\n\n{{% endsection %}}'
 
 
 def _default(dtype: str) -> Any:
