@@ -1,57 +1,28 @@
 """What an interpolated value may put into a prompt: pure functions over text.
 
-Invisible and control characters are removed, chat-control tokens are defused, and outside messages that keep
-their lines, line breaks become one space. Nothing is normalised, and nothing else is touched: F#'s ``<|`` and
-HTML's ``<b>`` stay.
+Invisible and control characters are removed, chat-control tokens and what looks like one are defused, and outside
+messages that keep their lines, line breaks become one space. Nothing is normalised, and nothing else is touched: F#'s
+``<|`` and HTML's ``<b>`` stay.
 """
-
-# ruff: noqa: RUF001  (the fullwidth bars are the tokens)
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
+from typing import Final
 
-CONTROL_TOKENS: tuple[str, ...] = (
-    # ChatML, OpenAI (cl100k, o200k, harmony), Qwen
-    *("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|endofprompt|>", "<|startoftext|>"),
-    *("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>", "<|refusal|>"),
-    *("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-    *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
-    *("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
-    # Llama 2 and Mistral
-    *("<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
-    *("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
-    *("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"),
-    *("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[AUDIO]", "[BEGIN_AUDIO]"),
-    # Llama 3 and 4
-    *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
-    *("<|python_tag|>", "<|finetune_right_pad_id|>", "<|step_id|>", "<|image|>"),
-    *("<|header_start|>", "<|header_end|>", "<|eot|>", "<|eom|>", "<|step|>"),
-    *("<|image_start|>", "<|image_end|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
-    *("<|python_start|>", "<|python_end|>", "<|finetune_right_pad|>"),
-    *(f"<|reserved_special_token_{number}|>" for number in range(256)),
-    # Gemma
-    *("<bos>", "<eos>", "<mask>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"),
-    # DeepSeek: fullwidth bars and U+2581
-    *("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<｜User｜>", "<｜Assistant｜>", "<|EOT|>"),
-    *("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜tool▁sep｜>"),
-    *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
-    *("<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"),
-    # Phi, Zephyr, GLM, Granite, Kimi
-    *("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|observation|>", "<|developer|>", "<|dummy_85|>"),
-    *("<|tool_call|>", "<|/tool_call|>", "<|/tool|>", "<|tool_response|>", "<sop>", "<eop>", "[gMASK]", "[sMASK]"),
-    *("<|start_of_role|>", "<|end_of_role|>", "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>"),
-    # Command-R
-    *("<BOS_TOKEN>", "<EOS_TOKEN>", "<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<EOP_TOKEN>"),
-    *("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"),
-    *("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    *("<|START_ACTION|>", "<|END_ACTION|>", "<|START_TOOL_RESULT|>", "<|END_TOOL_RESULT|>"),
-    # BERT's, that some servers add
-    *("[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[BOS]", "[EOS]"),
-)
-"""The chat-control tokens that a value may not hold: whole tokens, as their tokenizers write them."""
+from llmfeatures.prompts.control_tokens import AS_WRITTEN, CONTROL_TOKENS, LOOKALIKES, WORDS
+
+__all__ = [
+    "CONTROL_TOKENS",
+    "OPENER",
+    "control_spans",
+    "escape",
+    "has_control_token",
+    "is_plain",
+    "without_stray_joiners",
+]
 
 _JOINERS = "\u200c\u200d"
 _LINES = "\n\u2028\u2029"
@@ -77,22 +48,88 @@ def _alternatives(words: Iterable[str]) -> str:
     return f"(?:{pattern})?" if "" in words else pattern
 
 
-CONTROL_TOKEN = re.compile(_alternatives(CONTROL_TOKENS))
-"""Matches each of `CONTROL_TOKENS`, and nothing else."""
+_FOLD: Final = {
+    **{0xFEE0 + code: code for code in range(0x21, 0x7F)},
+    **{ord(written): ord(meant) for meant, forms in LOOKALIKES.items() for written in forms},
+}
+"""From what looks like a character of a token to that character; one for one, so that places stay."""
+_IGNORED: Final = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
+    "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Characters without a shape, of which `escape` removes some and keeps others: a token with them in it looks whole."""
+_IGNORABLE: Final = re.compile(f"[{_IGNORED}]")
+
+
+def _forms(character: str) -> str:
+    """The characters that count as this one, for a pattern."""
+    return f"{re.escape(character)}{chr(0xFEE0 + ord(character))}{LOOKALIKES.get(character, '')}"
+
+
+OPENER: Final = f"[{_forms('<')}{_forms('[')}]|[{_forms(']')}][{_IGNORED}]*[~\uff5e]|{'|'.join(AS_WRITTEN)}"
+"""A pattern of which something is in every text with a token, for Python and RE2."""
+_OPENER: Final = re.compile(OPENER)
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    """A pattern of all tokens in folded text; in any case where a token is no ordinary word. Made when it is needed."""
+    folded = {token.translate(_FOLD) for token in CONTROL_TOKENS if token not in AS_WRITTEN | WORDS}
+    return re.compile(f"{_alternatives(sorted(WORDS))}|(?i:{_alternatives(sorted({one.lower() for one in folded}))})")
+
+
+_AS_WRITTEN: Final = re.compile("|".join(map(re.escape, AS_WRITTEN)))
 
 
 def is_plain(value: str) -> bool:
-    """Whether `escape` has nothing to do, found out cheaply: printable ASCII without ``<`` and ``[``."""
-    return value.isascii() and value.isprintable() and "<" not in value and "[" not in value
+    """Whether `escape` has nothing to do, found out cheaply: printable ASCII without ``<``, ``[`` and ``]~``."""
+    return value.isascii() and value.isprintable() and "<" not in value and "[" not in value and "]~" not in value
+
+
+def control_spans(value: str) -> list[tuple[int, int]]:
+    """Where chat-control tokens, and what looks like one, begin and end in the text, in order; they may overlap.
+
+    A look-alike has fullwidth characters, other bars, brackets and slashes, characters without a shape in it, or
+    another case, `WORDS` excepted.
+    """
+    if not _may_hold_token(value):
+        return []
+    if value.isascii():
+        return _matches(_token(), value)
+    folded, places = value.translate(_FOLD), None
+    if _IGNORABLE.search(folded):
+        places = [place for place, one in enumerate(folded) if not _IGNORABLE.match(one)]
+        folded = "".join([folded[place] for place in places])
+    spans = _matches(_token(), folded)
+    if places is not None:
+        spans = [(places[start], places[end - 1] + 1) for start, end in spans]
+    return sorted([*spans, *_matches(_AS_WRITTEN, value)])
+
+
+def _matches(pattern: re.Pattern[str], value: str) -> list[tuple[int, int]]:
+    """Where the pattern matches; from each place at most once, also inside of a match."""
+    spans: list[tuple[int, int]] = []
+    match = pattern.search(value)
+    while match is not None:
+        spans.append(match.span())
+        match = pattern.search(value, match.start() + 1)
+    return spans
 
 
 def has_control_token(value: str) -> bool:
-    """Whether a whole chat-control token is in the text."""
-    return ("<" in value or "[" in value) and CONTROL_TOKEN.search(value) is not None
+    """Whether a chat-control token, or what looks like one, is in the text."""
+    return _may_hold_token(value) and bool(control_spans(value))
+
+
+def _may_hold_token(value: str) -> bool:
+    if value.isascii():
+        return "<" in value or "[" in value or "]~" in value
+    return _OPENER.search(value) is not None
 
 
 def escape(value: str, *, keep_lines: bool) -> str:
-    """The text as a prompt may hold it: no invisible or control character, no whole chat-control token.
+    """The text as a prompt may hold it: no invisible or control character, no whole chat-control token
+    and nothing that looks like one.
 
     Line breaks stay with ``keep_lines``; otherwise each run of them becomes one space. Applied to its own
     result it changes nothing.
@@ -104,12 +141,22 @@ def escape(value: str, *, keep_lines: bool) -> str:
     value = _BANNED.sub("", value)
     if not value.isascii():
         value = _SURROGATE.sub("\ufffd", value)
-        value = _STRAY_JOINER.sub("", value)
-    if has_control_token(value):
-        value = CONTROL_TOKEN.sub(_defused, value)
+        value = without_stray_joiners(value)
+    if spans := control_spans(value):
+        value = _defused(value, spans)
     return value if keep_lines else _LINE_BREAKS.sub(" ", value)
 
 
-def _defused(match: re.Match[str]) -> str:
-    token = match[0]
-    return f"{token[0]} {token[1:]}"
+def without_stray_joiners(value: str) -> str:
+    """The text without a joiner that does not stand between two non-ASCII characters."""
+    return _STRAY_JOINER.sub("", value)
+
+
+def _defused(value: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with a space after the first character of each span."""
+    pieces: list[str] = []
+    at = 0
+    for start, _ in spans:
+        pieces += [value[at : start + 1], " "]
+        at = start + 1
+    return "".join([*pieces, value[at:]])

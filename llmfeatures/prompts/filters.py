@@ -1,4 +1,4 @@
-"""The filters of prompt files: Jinja's, made to keep finished text finished, and ours.
+"""The filters of prompt files: Jinja's, made to keep finished text finished and to take no ``None``, and ours.
 
 A filter that only maps characters gives raw text for raw text, which is escaped where it is printed. One that adds
 what the author wrote (a separator, an indent, a line break) escapes what it gets first, and its result is finished.
@@ -6,6 +6,7 @@ what the author wrote (a separator, an indent, a line break) escapes what it get
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -13,12 +14,16 @@ from typing import Any, Final, cast
 
 from jinja2 import filters as jinja
 from jinja2 import pass_environment
-from jinja2.runtime import Undefined
+from jinja2.utils import url_quote
 from markupsafe import Markup
 
 from llmfeatures.errors import RenderError
+from llmfeatures.prompts.escape import without_stray_joiners
+from llmfeatures.prompts.given import MAX_ITEMS, present, raw_text
+from llmfeatures.prompts.limits import check_items
+from llmfeatures.prompts.own_filters import OWN_FILTERS, json
 from llmfeatures.prompts.runtime import Text, bound, join_text
-from llmfeatures.types import json_text, text
+from llmfeatures.types import clean_text
 
 REMOVED: Final[Mapping[str, str]] = {
     "safe": "values are always escaped, and nothing turns it off; what you write yourself is never escaped",
@@ -33,18 +38,9 @@ REMOVED: Final[Mapping[str, str]] = {
 }
 """Jinja's filters that prompts do not have, and what to do instead."""
 
-_MAX_ITEMS: Final = 100_000
+_MAX_PRECISION: Final = 100
 _WIDTH: Final = re.compile(r"\d{5,}|\*")
 _CONVERSIONS: Final = re.compile(r"%(?:\([^)]*\))?[-#0 +]*[\d*]*(?:\.[\d*]*)?(.?)", re.DOTALL)
-
-
-def raw_text(value: Any) -> str:
-    """The text of a value before escaping; finished text stays finished."""
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, Undefined) or hasattr(cast("object", type(value)), "__html__"):
-        return Text.escape(value)
-    return text(value)
 
 
 def check_width(width: Any) -> int:
@@ -62,17 +58,29 @@ def percent_format(template: str, values: Any) -> Text:
     """
     if not isinstance(template, Markup):
         raise RenderError("a value is no format: only text that you wrote may stand left of %, or before format")
+    given: list[Any] = list(cast("tuple[Any, ...]", values)) if isinstance(values, tuple) else [values]
+    pieces: list[str] = []
+    used = at = total = 0
     for match in _CONVERSIONS.finditer(template):
-        if not match[1] or match[1] not in "sdifFeEgGxXo%" or _WIDTH.search(match[0]):
-            raise RenderError(
-                f"the format {match[0]!r} is not allowed; use %s, or %d and %.2f with a fixed, small width"
-            )
-    return cast("Text", Text(template) % values)
-
-
-def or_else(value: Any, other: Any) -> Any:
-    """``other`` instead of ``None``, and of nothing else."""
-    return other if value is None else value
+        one = match[0]
+        if not match[1] or match[1] not in "sdifFeEgGxXo%" or _WIDTH.search(one):
+            raise RenderError(f"the format {one!r} is not allowed; use %s, or %d and %.2f with a fixed, small width")
+        if match[1] == "%":
+            made = Text("%")
+        elif one[1] == "(":
+            made = Text(one) % values
+        elif used < len(given):
+            made = Text(one) % (given[used],)
+            used += 1
+        else:
+            raise RenderError(f"the format takes more values than the {len(given)} it is given")
+        pieces += [template[at : match.start()], made]
+        at = match.end()
+        total += len(pieces[-1]) + len(pieces[-2])
+        bound(total)
+    if used < len(given) and not isinstance(values, Mapping):
+        raise RenderError(f"the format takes {used} values, and is given {len(given)}")
+    return Text("".join([*pieces, template[at:]]))
 
 
 def _character_wise(function: Callable[..., str]) -> Callable[..., str]:
@@ -82,7 +90,7 @@ def _character_wise(function: Callable[..., str]) -> Callable[..., str]:
     def apply(value: Any, *args: Any, **kwargs: Any) -> str:
         value = raw_text(value)
         result = function(str(value), *args, **kwargs)
-        return Text(result) if isinstance(value, Markup) else str(result)
+        return Text(without_stray_joiners(result)) if isinstance(value, Markup) else str(result)
 
     return apply
 
@@ -129,7 +137,7 @@ def truncate(
     """At most so many characters of the text, with ``end`` where it was cut."""
     value, ending = raw_text(value), Text.escape(end)
     if length < len(ending):
-        raise RenderError(f"truncate: the length {length} has no room for the ending {str(end)!r}")
+        raise RenderError(f"truncate: the length {length} has no room for an ending of {len(ending)}")
     if len(value) <= length + leeway:
         return value
     kept = value[: length - len(ending)]
@@ -147,9 +155,9 @@ def wordwrap(
 ) -> Text:
     """The finished text in lines of at most so many characters."""
     value, separator = Text.escape(value), "\n" if wrapstring is None else str(Text.escape(wrapstring))
+    bound(len(value) + len(separator) * (len(value) + 1))
     wrapped = jinja.do_wordwrap(env, str(value), width, break_long_words, separator, break_on_hyphens)
-    bound(len(wrapped))
-    return Text(wrapped)
+    return Text(without_stray_joiners(wrapped))
 
 
 def trim(value: Any, chars: str | None = None) -> str:
@@ -159,7 +167,27 @@ def trim(value: Any, chars: str | None = None) -> str:
 
 def tojson(value: Any) -> str:
     """Compact JSON with sorted keys, without HTML escapes."""
-    return json_text(value)
+    return json(value)
+
+
+def urlencode(value: Any) -> str:
+    """The text, or the pairs of a json object or list, for a URL."""
+    if isinstance(value, Mapping):
+        value = cast("Mapping[Any, Any]", value).items()
+    elif isinstance(value, str) or not isinstance(value, Iterable):
+        return url_quote(clean_text(raw_text(value)))
+    pairs = cast("Iterable[tuple[Any, Any]]", value)
+    return "&".join([f"{_query(key)}={_query(one)}" for key, one in pairs])
+
+
+def _query(value: Any) -> str:
+    return url_quote(clean_text(raw_text(value)), for_qs=True)
+
+
+def float_(value: Any, default: Any = 0.0) -> Any:
+    """The number; ``default`` for what is none, or is not finite."""
+    made: Any = jinja.do_float(value, default)
+    return default if isinstance(made, float) and not math.isfinite(made) else made
 
 
 def reverse(value: Any) -> Any:
@@ -173,6 +201,27 @@ def attr(env: Any, value: Any, name: str) -> Any:
     return env.getattr(value, str(name))
 
 
+def round_(value: Any, precision: int = 0, method: Any = "common") -> Any:
+    """The number rounded; Jinja's."""
+    if not -_MAX_PRECISION <= precision <= _MAX_PRECISION:
+        raise RenderError(f"round: the precision is from -{_MAX_PRECISION} to {_MAX_PRECISION}")
+    return jinja.do_round(value, precision, method)
+
+
+@pass_environment
+def sum_(env: Any, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    """The sum; of lists with ``start=[]``, all their items."""
+    if attribute is not None:
+        iterable = map(jinja.make_attrgetter(env, attribute), iterable)
+    if not isinstance(start, list):
+        return sum(iterable, start)
+    made = list(cast("list[Any]", start))
+    for one in iterable:
+        check_items(len(made) + len(one))
+        made += one
+    return made
+
+
 def batch(value: Iterable[Any], linecount: int, fill_with: Any = None) -> Any:
     """The items in lists of so many."""
     return jinja.do_batch(value, _few(linecount), fill_with)
@@ -184,8 +233,8 @@ def slice_(value: Iterable[Any], slices: int, fill_with: Any = None) -> Any:
 
 
 def _few(number: int) -> int:
-    if number > _MAX_ITEMS:
-        raise RenderError(f"{number} is more than the {_MAX_ITEMS:_} items that a prompt may make")
+    if number > MAX_ITEMS:
+        raise RenderError(f"{number} is more than the {MAX_ITEMS:_} items that a prompt may make")
     return number
 
 
@@ -193,27 +242,52 @@ def _wordcount(value: Any) -> int:
     return jinja.do_wordcount(raw_text(value))
 
 
-FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    **{name: function for name, function in jinja.FILTERS.items() if name not in REMOVED},
+def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, refusing ``None``: some of Jinja's print it, or take it for an empty list or 0."""
+    at = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @wraps(function)
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > at and args[at] is None:
+            present(name, None)
+        return function(*args, **kwargs)
+
+    return apply
+
+
+_TAKES_NONE: Final = frozenset({"d", "default", "tojson"})
+_ADAPTED: Final[Mapping[str, Callable[..., Any]]] = {
     "attr": attr,
     "batch": batch,
     "capitalize": _character_wise(str.capitalize),
     "center": center,
+    "float": float_,
     "format": format_,
     "indent": indent,
     "join": join,
     "lower": _character_wise(str.lower),
-    "or_else": or_else,
     "replace": replace,
     "reverse": reverse,
+    "round": round_,
     "slice": slice_,
     "string": raw_text,
+    "sum": sum_,
     "title": _character_wise(jinja.do_title),
     "tojson": tojson,
     "trim": trim,
     "truncate": truncate,
     "upper": _character_wise(str.upper),
+    "urlencode": urlencode,
     "wordcount": _wordcount,
     "wordwrap": wordwrap,
+}
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    **{
+        name: function if name in _TAKES_NONE else _guarded(name, function)
+        for name, function in {**jinja.FILTERS, **_ADAPTED}.items()
+        if name not in REMOVED
+    },
+    **OWN_FILTERS,
 }
 """The filters of a prompt file by name."""

@@ -12,6 +12,7 @@ from jinja2.sandbox import SandboxedEscapeFormatter
 
 from llmfeatures.errors import RenderError
 from llmfeatures.prompts.filters import check_width
+from llmfeatures.prompts.limits import check_items
 from llmfeatures.prompts.runtime import Text, bound, print_value
 
 _MAX_BITS: Final = 4096
@@ -93,13 +94,21 @@ def bounded_method(value: str, name: str) -> Callable[..., Any] | None:
 class ValueFormatter(SandboxedEscapeFormatter):
     """``str.format`` for text that the author wrote: fields are printed as ``{{ }}`` prints them."""
 
+    _made = 0
+
     def format_field(self, value: Any, format_spec: str) -> str:
-        if not format_spec:
+        made = self._field(value, str(format_spec))
+        self._made += len(made)
+        bound(self._made)
+        return made
+
+    def _field(self, value: Any, form: str) -> str:
+        if not form:
             return print_value(value)
         if isinstance(value, (int, float, Decimal, str)):
-            bound(sum(int(part) for part in "".join(c if c.isdecimal() else " " for c in format_spec).split()))
-            return print_value(format(value, str(format_spec)))
-        raise RenderError(f"a {type(value).__name__} takes no format {str(format_spec)!r}")
+            bound(sum(int(part) for part in "".join(c if c.isdecimal() else " " for c in form).split()))
+            return print_value(format(value, form))
+        raise RenderError(f"a {type(value).__name__} takes no format {form!r}")
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         if conversion is None:
@@ -123,8 +132,12 @@ def check_operands(operator: str, left: Any, right: Any) -> None:
         if bits > _MAX_BITS:
             raise RenderError("a number with more digits than a prompt may make")
     elif operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
-        bound(len(left) + len(right))
+        _bounded(left, len(left) + len(right))
     elif operator == "*":
         for one, times in ((left, right), (right, left)):
             if isinstance(one, (str, list, tuple)) and isinstance(times, int):
-                bound(len(cast("str", one)) * times)
+                _bounded(cast("object", one), len(cast("str", one)) * times)
+
+
+def _bounded(value: object, length: int) -> None:
+    (bound if isinstance(value, str) else check_items)(length)
