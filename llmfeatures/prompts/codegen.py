@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.idtracking import VAR_LOAD_ALIAS, VAR_LOAD_RESOLVE
+from jinja2.idtracking import VAR_LOAD_ALIAS, VAR_LOAD_RESOLVE, Symbols
 
 from llmfeatures.errors import did_you_mean
 from llmfeatures.prompts.filters import REMOVED
+from llmfeatures.prompts.own_filters import NEEDS_BUDGET
+from llmfeatures.prompts.sections import Layout, layout
 from llmfeatures.prompts.tags import END_MESSAGE, TAGS
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Analysis:
     assigned: set[str] = field(default_factory=set[str])
     references: list[Reference] = field(default_factory=list[Reference])
     uses_messages: bool = False
+    layout: Layout = field(default_factory=Layout)
 
 
 class PromptCodeGenerator(CodeGenerator):
@@ -80,6 +83,7 @@ class PromptCodeGenerator(CodeGenerator):
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
         self._check(node)
+        self.analysis.layout = layout(node)
         super().visit_Template(node, frame)
         self.writeline("globals().update(environment.runtime.names)")
         for value, name in self._literals.items():
@@ -104,6 +108,8 @@ class PromptCodeGenerator(CodeGenerator):
         if node.name == END_MESSAGE:
             self.analysis.uses_messages = True
         self._check_name(kind, node.name, known, node.lineno)
+        if node.name == "clip_tokens" and self.environment.tokenizer is None:
+            self.fail(NEEDS_BUDGET, node.lineno)
         if isinstance(node, nodes.Filter) and node.name in _TAKES_NAME:
             kind, index = _TAKES_NAME[node.name]
             named = node.args[index] if len(node.args) > index else None
@@ -213,7 +219,8 @@ class PromptCodeGenerator(CodeGenerator):
             self.analysis.assigned = self._provided(frame)
 
     def visit_Name(self, node: nodes.Name, frame: Frame) -> None:
-        if node.ctx == "load" and self._from_context(frame, frame.symbols.ref(node.name)):
+        unset = node.ctx == "load" and not self._is_set(node.name, frame)
+        if unset and self._from_context(frame, frame.symbols.ref(node.name)):
             attribute = self._attributes.get(id(node))
             self.analysis.uses.append(Use(node.name, attribute, _in_block(frame), node.lineno))
         super().visit_Name(node, frame)
@@ -236,7 +243,64 @@ class PromptCodeGenerator(CodeGenerator):
 
     def _provided(self, frame: Frame) -> set[str]:
         """The names that this place of the template has set for certain, so that they do not come from the context."""
-        return {name for name, target in frame.symbols.dump_stores().items() if not self._from_context(frame, target)}
+        return {
+            name
+            for name, target in frame.symbols.dump_stores().items()
+            if not self._from_context(frame, target) or self._is_set(name, frame)
+        }
+
+    # Jinja takes a name that branches set for one of the context, also where all of them set it, and inside of them
+
+    def _names_set(self, symbols: Symbols) -> set[str]:
+        # kept with the symbols, since a branch has a copy of its frame's
+        return cast("set[str]", symbols.__dict__.setdefault("certain", set[str]()))
+
+    def _is_set(self, name: str, frame: Frame) -> bool:
+        symbols: Symbols | None = frame.symbols
+        while symbols is not None:
+            if name in self._names_set(symbols):
+                return True
+            symbols = symbols.parent
+        return False
+
+    def visit_If(self, node: nodes.If, frame: Frame) -> None:
+        # Jinja's, with what each branch sets for certain
+        names, before = self._names_set(frame.symbols), set(self._names_set(frame.symbols))
+        ends: list[set[str]] = []
+        if_frame = frame.soft()
+        word = "if "
+        for test, body in ((node.test, node.body), *((one.test, one.body) for one in node.elif_), (None, node.else_)):
+            if test is not None:
+                self.writeline(word, test)
+                self.visit(test, if_frame)
+                self.write(":")
+                word = "elif "
+            elif body:
+                self.writeline("else:")
+            self.indent()
+            self.blockvisit(body, if_frame)
+            self.outdent()
+            if not any(isinstance(one, (nodes.Break, nodes.Continue)) for one in body):
+                ends.append(set(names))
+            names.clear()
+            names.update(before)
+        names.update(set[str].intersection(*ends) if ends else ())
+
+    def visit_Macro(self, node: nodes.Macro, frame: Frame) -> None:
+        super().visit_Macro(node, frame)
+        self._names_set(frame.symbols).add(node.name)
+
+    def visit_Assign(self, node: nodes.Assign, frame: Frame) -> None:
+        super().visit_Assign(node, frame)
+        self._stored(node.target, frame)
+
+    def visit_AssignBlock(self, node: nodes.AssignBlock, frame: Frame) -> None:
+        super().visit_AssignBlock(node, frame)
+        self._stored(node.target, frame)
+
+    def _stored(self, target: nodes.Node, frame: Frame) -> None:
+        found = [target, *target.find_all(nodes.Name)]
+        self._names_set(frame.symbols).update(one.name for one in found if isinstance(one, nodes.Name))
 
     # partials
 
@@ -247,10 +311,12 @@ class PromptCodeGenerator(CodeGenerator):
     def visit_Import(self, node: nodes.Import, frame: Frame) -> None:
         self._refer(node, frame, "import", node.with_context)
         super().visit_Import(node, frame)
+        self._names_set(frame.symbols).add(node.target)
 
     def visit_FromImport(self, node: nodes.FromImport, frame: Frame) -> None:
         self._refer(node, frame, "import", node.with_context)
         super().visit_FromImport(node, frame)
+        self._names_set(frame.symbols).update(one if isinstance(one, str) else one[1] for one in node.names)
 
     def visit_Extends(self, node: nodes.Extends, frame: Frame) -> None:
         self._refer(node, frame, "extends", sees_context=True)

@@ -38,21 +38,21 @@ from llmfeatures.prompts.runtime import (
     PIECES,
     RENDER,
     TEXT,
+    Declared,
     Message,
     NeedsPieces,
-    Parts,
     Render,
-    Segment,
     Text,
     bound,
-    defused,
-    merged,
+    count_call,
     parts_of,
-    stripped,
 )
 from llmfeatures.prompts.sandbox import OPERATORS, ValueFormatter, allowed_attributes, bounded_method, check_operands
+from llmfeatures.prompts.sections import Section, misplaced
+from llmfeatures.prompts.segments import Parts, Segment, settled
 from llmfeatures.prompts.spans import SpannedMessage, split
 from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column
+from llmfeatures.tokens import Tokenizer
 
 __all__ = ["Compiled", "Message", "Names", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
 
@@ -129,6 +129,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         self.eval_context = EvalContext(self)
         self.analyses: dict[str, Analysis] = {}
         self.line_offsets: dict[str, int] = {}
+        self.tokenizer: Tokenizer | None = None  # of the prompt's budget
 
     def with_loader(self, loader: BaseLoader) -> PromptEnvironment:
         """This environment for the templates of one prompt, which are compiled once."""
@@ -163,14 +164,20 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     ) -> Iterator[tuple[int, str, str]]:
         """The lexer's tokens, each with the line in the file, header included, and its column."""
         offset = self.line_offsets.get(name or "", 0)
-        at = 0
+        at = before = 0
+        start = -1
         try:
             for line, kind, value in self.lexer.tokeniter(source, name, filename, state):
                 found = source.find(value, at) if value else at
                 found = at if found < 0 else found
+                newline = source.rfind("\n", before, found)
+                if newline >= 0:
+                    start = newline
+                before, at = found, found + len(value)
+                if kind == "whitespace":  # the parser never sees it
+                    continue
                 position = Pos(line + offset)
-                position.col = found - source.rfind("\n", 0, found)
-                at = found + len(value)
+                position.col = found - start
                 yield position, kind, value
         except TemplateSyntaxError as error:
             error.lineno += offset
@@ -234,6 +241,12 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         check_operands(operator, left, right)
         return OPERATORS[operator](left, right)
 
+    def get_template(self, name: Any, parent: str | None = None, globals: Any = None) -> Template:  # noqa: A002
+        """A partial; while a prompt is rendered, each use of one is counted."""
+        if RENDER.get(None) is not None:
+            count_call()
+        return super().get_template(name, parent, globals)
+
     def call_filter(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """A filter by a name that the template computes; never one of the tags'."""
         if name in TAGS:
@@ -285,12 +298,21 @@ class Compiled:
     positions: Mapping[str, tuple[str, int, int | None]]
     uses_messages: bool
     sources: Mapping[str, str]
+    sections: tuple[tuple[str, Section], ...]
+    """The section tags, each with its file; partials included."""
+    breaks: int
+    """How many cache breaks there are."""
     name: str
     path: str
     body: str = field(repr=False)
     _environment: PromptEnvironment = field(repr=False)
     _template: Template = field(repr=False)
     _globals: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """That of the prompt's budget."""
+        return self._environment.tokenizer
 
     def render(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """The messages for these values: features, inputs, ``as_of``, entities as plain dicts.
@@ -301,13 +323,9 @@ class Compiled:
         if self._plain_root is not None:
             return self._of_one_message(self._plain_root, values)
         try:
-            outside, messages = self._run(self._template, values)
+            messages, _ = self._run(self._template, values)
         except NeedsPieces:
             return self._from_segments(values)
-        if not self.uses_messages:
-            messages = [("system", outside)]
-        elif written := outside.strip():
-            raise RenderError(f"{self.path}: {outside_text(written)}")
         made: list[Message] = []
         for role, content in messages:
             if has_control_token(content):
@@ -321,12 +339,18 @@ class Compiled:
         Raises:
             RenderError: the prompt cannot be rendered with these values.
         """
-        outside, messages = self._run(self._pieces, values)
-        if not self.uses_messages:
-            messages = [("system", outside)]
-        elif written := outside.strip():
-            raise RenderError(f"{self.path}: {outside_text(written)}")
-        return tuple([(role, _settled(parts_of(content))) for role, content in messages])
+        messages, _ = self.pieces(values)
+        return tuple([(role, settled(parts)) for role, parts in messages])
+
+    def pieces(self, values: Mapping[str, Any]) -> tuple[list[tuple[str, Parts]], list[Declared]]:
+        """Each message as its role and segments, before white space is stripped and tokens of several values are
+        defused; and the sections in their order, whose beginnings and ends are among the segments.
+
+        Raises:
+            RenderError: the prompt cannot be rendered with these values.
+        """
+        messages, sections = self._run(self._pieces, values)
+        return [(role, parts_of(content)) for role, content in messages], sections
 
     def _of_one_message(self, root: Callable[[Names], Iterator[str]], values: Mapping[str, Any]) -> tuple[Message, ...]:
         try:
@@ -336,7 +360,9 @@ class Compiled:
             return self._from_segments(values)
         except Exception as error:
             raise _translated(error, self.path) from error
-        if ("<" in content or "[" in content) and has_control_token(content):
+        # most prompts are ASCII without an opener: `has_control_token`, without a call
+        opener = "<" in content or "[" in content or "]~" in content or not content.isascii()
+        if opener and has_control_token(content):
             return self._from_segments(values)
         return (_message(("system", content.strip())),)
 
@@ -381,8 +407,8 @@ class Compiled:
     def _pieces(self) -> Template:
         return _template(self._environment.for_pieces(), self.body, self.name, self.path)
 
-    def _run(self, template: Template, values: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-        """The text outside messages, and the messages."""
+    def _run(self, template: Template, values: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Declared]]:
+        """The messages, and the sections."""
         environment = template.environment
         state = Render()
         token = RENDER.set(state)
@@ -393,21 +419,22 @@ class Compiled:
                 context = PromptRuntimeContext(
                     cast("PromptEnvironment", environment), {**self._globals, **values}, template.name, template.blocks
                 )
-            return environment.concat(template.root_render_func(context)), state.messages
+            outside = environment.concat(template.root_render_func(context))
         except NeedsPieces:
             raise
         except Exception as error:
             raise _translated(error, self.path) from error
         finally:
             RENDER.reset(token)
+        if not self.uses_messages:
+            return [("system", outside)], state.sections
+        if written := outside.strip():
+            raise RenderError(f"{self.path}: {outside_text(written)}")
+        return state.messages, state.sections
 
 
 _PLAIN_NAMES = frozenset({"Undefined", "concat", "joined", "print_value", "resolve_or_missing", "undefined"})
 _message: Callable[[tuple[str, str]], Message] = partial(tuple.__new__, Message)
-
-
-def _settled(parts: Parts) -> tuple[Segment, ...]:
-    return merged(defused(stripped(parts)))
 
 
 def make_environment(prompts_folder: Path) -> PromptEnvironment:
@@ -415,8 +442,17 @@ def make_environment(prompts_folder: Path) -> PromptEnvironment:
     return PromptEnvironment(FileSystemLoader(prompts_folder))
 
 
-def compile_prompt(env: PromptEnvironment, body: str, *, name: str, path: str, line_offset: int) -> Compiled:
+def compile_prompt(
+    env: PromptEnvironment,
+    body: str,
+    *,
+    name: str,
+    path: str,
+    line_offset: int,
+    tokenizer: Tokenizer | None = None,
+) -> Compiled:
     """Compile the body of a prompt file with all partials it uses; ``line_offset`` is the number of lines before it.
+    ``tokenizer`` is that of its budget.
 
     Raises:
         PromptError: the body, or a partial, cannot be right; with file, line and column.
@@ -424,6 +460,7 @@ def compile_prompt(env: PromptEnvironment, body: str, *, name: str, path: str, l
     loader = _Frozen(cast("BaseLoader", env.loader))
     own = env.with_loader(loader)
     own.line_offsets[name] = line_offset
+    own.tokenizer = tokenizer
     try:
         template = _template(own, body, name, path)
         _load_partials(own, loader, name)
@@ -436,6 +473,7 @@ def compile_prompt(env: PromptEnvironment, body: str, *, name: str, path: str, l
         ) from None
     except RecursionError:
         raise PromptError("the template nests too deeply", path=path) from None
+    _check_layout(own, name)
     uses = _Uses(own, name).collect()
     attributes: dict[str, dict[str | None, None]] = {}
     positions: dict[str, tuple[str, int, int | None]] = {}
@@ -451,6 +489,8 @@ def compile_prompt(env: PromptEnvironment, body: str, *, name: str, path: str, l
         positions={key: where for key, where in positions.items() if key.split(".", 1)[0] in names},
         uses_messages=any(analysis.uses_messages for analysis in own.analyses.values()),
         sources={key: source for key, (source, _) in sorted(loader.sources.items())},
+        sections=tuple((one.path, section) for one in own.analyses.values() for section in one.layout.sections),
+        breaks=sum(len(one.layout.breaks) for one in own.analyses.values()),
         name=name,
         path=path,
         body=body,
@@ -490,6 +530,16 @@ def _load_partials(environment: PromptEnvironment, loader: _Frozen, name: str) -
                     path=analysis.path, line=int(reference.line), column=column(reference.line),
                 ) from None  # fmt: skip
             todo.append(reference.name)
+
+
+def _check_layout(environment: PromptEnvironment, name: str) -> None:
+    for wrong in misplaced({key: one.layout for key, one in environment.analyses.items()}, name):
+        raise PromptError(
+            wrong.message,
+            path=environment.analyses[wrong.template].path,
+            line=int(wrong.line),
+            column=column(wrong.line),
+        )
 
 
 class _Uses:

@@ -6,40 +6,47 @@ the same strings and remembers of which segments each consists. Everything that 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from itertools import pairwise
+from datetime import timedelta
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType
-from typing import Any, ClassVar, Literal, NamedTuple, Self, SupportsIndex, cast
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, cast
 
-from jinja2.runtime import LoopContext, Macro, Undefined
+from jinja2.runtime import BlockReference, LoopContext, Macro, TemplateReference, Undefined
 from markupsafe import Markup
 
 from llmfeatures.errors import InvalidValueError, RenderError
-from llmfeatures.prompts.escape import CONTROL_TOKEN, escape, has_control_token
+from llmfeatures.prompts.escape import escape, has_control_token, without_stray_joiners
+from llmfeatures.prompts.limits import check_length, check_parts
+from llmfeatures.prompts.segments import (
+    CACHE_BREAK,
+    SECTION_END,
+    Parts,
+    Segment,
+    cut,
+    defused,
+    fence,
+    without_blank_lines,
+)
 from llmfeatures.types import text
 
 ROLES = ("system", "developer", "user", "assistant")
 MAX_LOOPS = 100_000
+MAX_CALLS = 100_000
 MAX_OUTPUT = 10_000_000
+MAX_SECTIONS = 1_000
 
 _KEEP_LINES = frozenset({"user", "assistant"})
 _WIDE = 2**63
 _SHORT = 1000  # a piece up to this length is not counted when it is printed, only when it is joined
 
 
-class Segment(NamedTuple):
-    """A piece of a message, and where it came from; ``source`` is the expression that printed a value, where it is a
-    short one."""
+class Declared(NamedTuple):
+    """A section of one render, as its tag says."""
 
-    kind: Literal["literal", "value", "section", "cache_break", "fence"]
-    text: str
-    source: str = ""
-
-
-Parts = tuple[Segment, ...]
-CACHE_BREAK = Segment("cache_break", "")
+    name: str
+    priority: int
+    max_tokens: int | None
 
 
 class Message(NamedTuple):
@@ -60,10 +67,12 @@ class Render:
     role: str | None = None
     fences = 0
     loops = MAX_LOOPS
+    calls = MAX_CALLS
     printed = 0
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, str]] = []
+        self.sections: list[Declared] = []
         self.modules: dict[str | None, Any] = {}
 
     @property
@@ -118,7 +127,7 @@ class Text(Markup):
         """As of str; what comes in is escaped."""
         new = self.escape(new)
         bound(len(self) + (len(new) - len(old)) * str.count(self, old))
-        return super().replace(old, new, count)
+        return self.__class__(without_stray_joiners(str.replace(self, old, new, count)))
 
 
 def literal(written: str) -> Text:
@@ -168,7 +177,10 @@ def print_value(value: Any, what: str = "") -> str:
     """What a template prints for a value: escaped, unless it is finished. ``what`` is the expression it is from."""
     if type(value) is str:
         # `is_plain`, without a call
-        if len(value) <= _SHORT and value.isascii() and value.isprintable() and "<" not in value and "[" not in value:
+        if (
+            len(value) <= _SHORT and value.isascii() and value.isprintable()
+            and "<" not in value and "[" not in value and "]~" not in value
+        ):  # fmt: skip
             return value
     elif type(value) is int and -_WIDE < value < _WIDE:
         return int.__repr__(value)
@@ -178,13 +190,15 @@ def print_value(value: Any, what: str = "") -> str:
             f"{{% if {what or 'x'} is not none %}} or give it a text with the filter or_else(...)"
         )
     if isinstance(value, str):
-        return _print_text(value)
+        return _print_text(value, what)
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()  # pyright: ignore[reportPrivateUsage]
     if hasattr(cast("object", type(value)), "__html__"):
         return _print_text(Text(cast("Any", value).__html__()))
+    if isinstance(value, (list, tuple, Mapping)):
+        check_parts(value, what)
     try:
-        return _print_text(text(value))
+        return _print_text(text(value), what)
     except InvalidValueError as error:
         said = _described(value)
         raise RenderError(f"{what or 'an expression'} is {said}" if said else f"{what}: {error}".lstrip(": ")) from None
@@ -194,12 +208,20 @@ def print_piece(value: Any, what: str = "") -> Text:
     """`print_value`, with the segments of what is printed."""
     printed = print_value(value, what)
     if type(printed) is Text and hasattr(printed, "parts"):
-        return printed
+        if not what:
+            return printed
+        # what a filter made of a value and its own text
+        return Text.of(
+            tuple(
+                [one._replace(source=what) if one.kind == "value" and not one.source else one for one in printed.parts]
+            )
+        )
     return Text.of((Segment("value", str(printed), what),))
 
 
-def _print_text(value: str) -> str:
+def _print_text(value: str, what: str = "") -> str:
     if not isinstance(value, Markup):
+        check_length(len(value), what)
         state = RENDER.get(None)
         value = escape(str(value), keep_lines=state is not None and state.keep_lines)
     if len(value) > _SHORT and (state := RENDER.get(None)) is not None:
@@ -219,6 +241,8 @@ def _described(value: Any) -> str:
             return f"a function, not a value; call {value.__name__} with ()"
         case GeneratorType():
             return "a series of values; end it with the filter list or join"
+        case timedelta():
+            return "a difference of two timestamps; print it with the filter duration"
         case _:
             return ""
 
@@ -247,10 +271,27 @@ class Loop(LoopContext):
         super().__init__(counted(iterable) if depth0 else iterable, undefined, recurse, depth0)
 
 
+def count_call() -> None:
+    """Take a call of a macro, block or partial from what this render may still call: two calls in each make many."""
+    state = RENDER.get()
+    state.calls -= 1
+    if state.calls < 0:
+        raise RenderError(f"the macros, blocks and partials of this prompt are called more than {MAX_CALLS:_} times")
+
+
+class CountedBlocks(TemplateReference):
+    """``self``, of which each call of a block is counted."""
+
+    def __getitem__(self, name: str) -> BlockReference:
+        count_call()
+        return super().__getitem__(name)
+
+
 class FinishedMacro(Macro):
     """A macro: what it prints is finished text."""
 
     def _invoke(self, arguments: list[Any], autoescape: bool) -> str:  # noqa: ARG002
+        count_call()
         return finished(self._func(*arguments))
 
 
@@ -285,7 +326,7 @@ def end_data(content: Text) -> str:
     """The content in a fence that it cannot forge; inside another fence, just the content."""
     if has_control_token(content):
         raise NeedsPieces
-    start, end = _without_blank_lines(content)
+    start, end = without_blank_lines(content)
     inner = content[start:end]
     if not _close_fence():
         return inner
@@ -296,15 +337,21 @@ def end_data(content: Text) -> str:
 def end_data_pieces(content: Text) -> Text:
     """`end_data`, with segments."""
     parts = defused(parts_of(content))
-    inner = cut(parts, *_without_blank_lines("".join([part.text for part in parts])))
+    if any(part.kind == "section" for part in parts):
+        raise RenderError("a section cannot be inside a data block; put the data block into the section")
+    inner = cut(parts, *without_blank_lines("".join([part.text for part in parts])))
     if not _close_fence():
         return Text.of(inner)
     opening, closing = fence("".join([part.text for part in inner]))
     return Text.of((Segment("fence", opening), *inner, Segment("fence", closing)))
 
 
-def begin_section(_: str, priority: int, max_tokens: int | None) -> None:
+def begin_section(name: str, priority: int, max_tokens: int | None) -> None:
     """Open a section."""
+    sections = RENDER.get().sections
+    if len(sections) == MAX_SECTIONS:
+        raise RenderError(f"a prompt has at most {MAX_SECTIONS:_} sections; put the loop into one section")
+    sections.append(Declared(str(name), priority, max_tokens))
 
 
 def end_section(content: Text, name: str, priority: int, max_tokens: int | None) -> Text:  # noqa: ARG001
@@ -312,13 +359,12 @@ def end_section(content: Text, name: str, priority: int, max_tokens: int | None)
     return content
 
 
-def fence(content: str) -> tuple[str, str]:
-    """The delimiters of a fence around this text: a hash that is not in it, the same whenever the text is."""
-    data = content.encode("utf-8", "surrogatepass")
-    digest = hashlib.sha256(data).hexdigest()[:12]
-    while digest in content:
-        digest = hashlib.sha256(digest.encode() + data).hexdigest()[:12]
-    return f"<data-{digest}>\n", f"\n</data-{digest}>"
+def end_section_pieces(content: Text, name: str, priority: int, max_tokens: int | None) -> Text:  # noqa: ARG001
+    """`end_section`, with segments."""
+    parts = parts_of(content)
+    if any(part.kind == "section" for part in parts):
+        raise RenderError(f"sections do not nest, and another one begins in {str(name)!r}")
+    return Text.of((Segment("section", "", str(name)), *parts, SECTION_END))
 
 
 def _close_fence() -> bool:
@@ -327,79 +373,9 @@ def _close_fence() -> bool:
     return state.fences == 0
 
 
-def _without_blank_lines(content: str) -> tuple[int, int]:
-    body = content.strip()
-    if not body:
-        return 0, 0
-    first = len(content) - len(content.lstrip())
-    end = content.find("\n", first + len(body))
-    return content.rfind("\n", 0, first) + 1, len(content) if end < 0 else end
-
-
 def cache_break(_: str) -> Text:
     """Where a provider's cache may end: no text, but a segment."""
     return Text.of((CACHE_BREAK,))
-
-
-# -- segments --------------------------------------------------------------------------------------------------------
-
-
-def cut(parts: Parts, start: int, end: int) -> Parts:
-    """The segments of the text from ``start`` to ``end``."""
-    kept: list[Segment] = []
-    at = 0
-    for kind, piece, source in parts:
-        inner = piece[max(start - at, 0) : max(end - at, 0)]
-        if inner or kind == "cache_break":
-            kept.append(Segment(kind, inner, source))
-        at += len(piece)
-    return tuple(kept)
-
-
-def merged(parts: Parts) -> Parts:
-    """The segments with neighbouring literals as one, and without empty ones."""
-    kept: list[tuple[Any, list[str], str]] = []
-    for kind, piece, source in parts:
-        if kind == "literal" and kept and kept[-1][0] == "literal":
-            kept[-1][1].append(piece)
-        elif piece or kind == "cache_break":
-            kept.append((kind, [piece], source))
-    return tuple([Segment(kind, "".join(pieces), source) for kind, pieces, source in kept])
-
-
-def defused(parts: Parts) -> Parts:
-    """The segments, with each whole chat-control token defused that the author did not write himself.
-
-    Values are escaped one by one, so such a token is one that values, or a value and a literal, make together.
-    """
-    parts = merged(parts)
-    whole = "".join([part.text for part in parts])
-    matches = [match.span() for match in CONTROL_TOKEN.finditer(whole)]
-    if not matches:
-        return parts
-    made: list[Segment] = []
-    at = 0
-    for kind, piece, source in parts:
-        end = at + len(piece)
-        while matches and matches[0][0] < at:
-            matches.pop(0)
-        cuts: list[int] = []
-        for first, last in matches:
-            if first >= end:
-                break
-            if kind != "literal" or last > end:
-                cuts.append(first + 1 - at)
-        edges = [0, *cuts, len(piece)]
-        made.append(Segment(kind, " ".join([piece[one:two] for one, two in pairwise(edges)]), source))
-        at = end
-    return tuple(made)
-
-
-def stripped(parts: Parts) -> Parts:
-    """The segments of the text without white space at both ends."""
-    whole = "".join([part.text for part in parts])
-    start = len(whole) - len(whole.lstrip())
-    return cut(parts, start, max(len(whole.rstrip()), start))
 
 
 # -- the two sets ----------------------------------------------------------------------------------------------------
@@ -435,6 +411,7 @@ class TEXT:
     names: ClassVar[dict[str, Callable[..., Any]]] = {
         "LoopContext": Loop,
         "Macro": FinishedMacro,
+        "TemplateReference": CountedBlocks,
         "Markup": finished,
         "counted": counted,
         "joined": "".join,
@@ -460,5 +437,6 @@ class PIECES:
         "markup_join": join_value_pieces,
         "print_value": print_piece,
         "end_data": end_data_pieces,
+        "end_section": end_section_pieces,
     }
     concat = staticmethod(concat_pieces)

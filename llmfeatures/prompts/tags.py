@@ -24,9 +24,10 @@ def column(line: int | None) -> int | None:
 
 
 BEGIN_MESSAGE, END_MESSAGE = "%begin_message", "%end_message"
-TAGS: Final = frozenset(
-    {BEGIN_MESSAGE, END_MESSAGE, "%begin_data", "%end_data", "%begin_section", "%end_section", "%cache_break"}
-)
+BEGIN_DATA, END_DATA = "%begin_data", "%end_data"
+BEGIN_SECTION, END_SECTION = "%begin_section", "%end_section"
+CACHE_BREAK = "%cache_break"
+TAGS: Final = frozenset({BEGIN_MESSAGE, END_MESSAGE, BEGIN_DATA, END_DATA, BEGIN_SECTION, END_SECTION, CACHE_BREAK})
 """Filters that only the tags' generated code can name."""
 
 
@@ -43,7 +44,7 @@ class PromptTags(Extension):
             case "data":
                 return self._data(parser, tag.lineno)
             case "cache_break":
-                call = _filter(nodes.Const("", lineno=tag.lineno), "%cache_break", tag.lineno)
+                call = _filter(nodes.Const("", lineno=tag.lineno), CACHE_BREAK, tag.lineno)
                 return nodes.Output([call], lineno=tag.lineno)
             case _:
                 return self._section(parser, tag.lineno)
@@ -63,7 +64,7 @@ class PromptTags(Extension):
         body = parser.parse_statements(("name:enddata",), drop_needle=True)
         _refuse_jumps(parser, "data", body)
         _refuse_message(parser, body, "a message cannot be inside a data block")
-        captured = _captured(body, "%begin_data", "%end_data", line)
+        captured = _captured(body, BEGIN_DATA, END_DATA, line)
         if parser.stream.current.value != "%}\n":
             return captured
         # trim_blocks took the line break after the tag, which would glue what follows to the fence
@@ -95,7 +96,7 @@ class PromptTags(Extension):
         body = parser.parse_statements(("name:endsection",), drop_needle=True)
         _refuse_jumps(parser, "section", body)
         _refuse_message(parser, body, "a message cannot be inside a section; put the section into the message")
-        return _captured(body, "%begin_section", "%end_section", line, named.value, *options.values())
+        return _captured(body, BEGIN_SECTION, END_SECTION, line, named.value, *options.values())
 
 
 def _filter(node: nodes.Expr | None, name: str, line: int, *args: nodes.Expr) -> nodes.Filter:
