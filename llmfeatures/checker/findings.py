@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
 
@@ -37,3 +38,13 @@ class Finding:
     end_column: int | None = None
     help: str = ""
     edits: tuple[Edit, ...] = ()
+
+
+def finding_of(fields: Mapping[str, Any]) -> Finding:
+    """The finding of which `dataclasses.asdict` gave these fields.
+
+    Raises:
+        TypeError, KeyError: they are those of something else.
+    """
+    options: dict[str, Any] = {**fields, "edits": tuple(Edit(**edit) for edit in fields["edits"])}
+    return Finding(**options)
