@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, Route
 
 from llmfeatures import config as configuration
-from llmfeatures.builder import AsyncContextBuilder, AsyncReader
-from llmfeatures.errors import LLMFeaturesError, RequestError, UnknownNameError
-from llmfeatures.plan import PromptPlan
+from llmfeatures.errors import LLMFeaturesError
 from llmfeatures.problems import Problem
+from llmfeatures.prompt_plan import PromptPlan
+from llmfeatures.releases.following import LOOK_EVERY, Following
 from llmfeatures.service import traces
-from llmfeatures.service.document import document
+from llmfeatures.service.edition import Edition, Shared
 from llmfeatures.service.endpoint import Answer, Desk, Endpoint
-from llmfeatures.service.features import FeatureActions
-from llmfeatures.service.health import Readiness
 from llmfeatures.service.keys import KeyFile, KeyRing
-from llmfeatures.service.listing import registry_listing
 from llmfeatures.service.log import RequestLog
 from llmfeatures.service.metrics import StatusSample, metrics_text
-from llmfeatures.service.prompts import PromptActions
-from llmfeatures.service.push import PUSHES_AT_ONCE, PushAction, refusal_of, takes_pushes
+from llmfeatures.service.push import PUSHES_AT_ONCE, refusal_of
 from llmfeatures.service.requests import Request
 from llmfeatures.service.status import StatusSamples
 from llmfeatures.service.tally import SharedTallies
@@ -46,6 +42,8 @@ if TYPE_CHECKING:
 ASGIScope = MutableMapping[str, Any]
 
 _BROKEN = "Prompt files that do not compile: their endpoints answer with the reason."
+_RELEASE = "The release that this worker serves; none: the files."
+_REFUSED = "1 when the active release is not served, as it cannot be compiled here."
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 """FastAPI's own is off: it records the path and the query, the messages of exceptions, and each request once more."""
 _SHARE_EVERY = 1.0
@@ -58,8 +56,9 @@ def create_app(
     keys_needed: bool = False,
     log: RequestLog | None = None,
     tallies: Path | None = None,
+    release: Literal["active"] | None = None,
 ) -> FastAPI:
-    """The HTTP service of a project, to run or to mount. Prompts are those that are there now.
+    """The HTTP service of a project, to run or to mount. Prompts are those that are there now, or the active release's.
 
     Args:
         project: its ``[serve]`` configuration holds the limits; host, port and workers are the server's business.
@@ -67,109 +66,111 @@ def create_app(
             it is asked for anyway.
         log: where a line per request goes; None: to stderr, as ``[serve] log`` says.
         tallies: a folder that several workers share their numbers in; None: this process is alone.
+        release: ``active``: serve the active release as soon as there is one, and go over to each that follows while
+            the application's lifespan runs, which that of an application that it is mounted in must see to.
 
     Raises:
         ConfigError: the key file cannot be read.
         DefinitionError: the registry is wrong.
+        ReleaseError: the active release cannot be served here.
     """
-    return ServiceApp(Service(project, keys_needed=keys_needed, log=log, tallies=tallies))
+    following = Following(project.state, project.registry) if release == "active" else None
+    return ServiceApp(Service(project, keys_needed=keys_needed, log=log, tallies=tallies, following=following))
 
 
 class Service:
-    """The parts of a running service: its endpoints, and what they share."""
+    """The parts of a running service: its edition, and what stays when that becomes another one.
 
-    def __init__(self, project: Project, *, keys_needed: bool, log: RequestLog | None, tallies: Path | None) -> None:
+    With ``following``, it serves the active release as soon as there is one, and goes over to each that follows;
+    ``project`` has the functions of its on-demand features then, and is served until there is a release.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        *,
+        keys_needed: bool,
+        log: RequestLog | None,
+        tallies: Path | None,
+        following: Following | None = None,
+    ) -> None:
         limits = project.config.serve
         ring = KeyRing(KeyFile(project.config.keys), needed=keys_needed or limits.keys_needed)
-        self.project = project
         self.desk = Desk(limits=limits, ring=ring, log=log or RequestLog(limits.log))
-        self.plans, self.broken = _compiled(project)
+        self._loaded, self._following = project, following
         self._store = configuration.open_async_online(project.config)
-        self._timeout = project.config.online.timeout.total_seconds()
-        self._builder = AsyncContextBuilder(
-            project.prompts, self._store, lambda: project.offline, project.clock, self._timeout
-        )
         self._shared = None if tallies is None else SharedTallies(tallies)
-        self._status = StatusSamples(project, self.desk.log)
         self._pushing = ThreadPoolExecutor(PUSHES_AT_ONCE, "llmfeatures-push")
         self.pushes_refused = refusal_of(project)
-        self.document = document(
-            project.registry,
-            self.plans,
-            title=f"llmfeatures: {project.config.project.name}",
-            version=__version__,
-            max_rows=limits.max_rows,
+        self._parts = Shared(
+            desk=self.desk,
+            store=self._store,
+            timeout=project.config.online.timeout.total_seconds(),
+            pushing=self._pushing,
+            pushes_refused=self.pushes_refused,
+            metrics=self._metrics,
+            release_problem=lambda: self.release_problem,
         )
-        self.endpoints = self._endpoints()
+        self.release_problem = None if following is None else following.problem
+        """Why the active release is not the one that is served; None when it is."""
+        self.edition = self._edition()
+        self.endpoints: Mapping[str, Endpoint] = self.edition.endpoints
+        self._status = StatusSamples(lambda: self.project, self.desk.log)
 
-    def _endpoints(self) -> dict[str, Endpoint]:
-        """All routes by their path."""
-        desk, registry, clock = self.desk, self.project.registry, self.project.clock
-        readiness = Readiness(desk, self._store, registry, self.plans, self.broken)
-        features = FeatureActions(desk, registry, AsyncReader(self._store, self._timeout), clock)
-        listing = orjson.dumps(registry_listing(self.project.config.project.name, registry, self.plans))
-        openapi = orjson.dumps(self.document)
+    @property
+    def project(self) -> Project:
+        """The project as it is served now."""
+        return self.edition.project
 
-        def get(route: str, action: Callable[[Request], Awaitable[Answer]], **options: Any) -> Endpoint:
-            return Endpoint(desk, action, method="GET", route=route, **options)
+    @property
+    def plans(self) -> Mapping[str, PromptPlan]:
+        """The prompts that are served now."""
+        return self.edition.plans
 
-        made = {
-            "/v1/features": Endpoint(desk, features.features, method="POST", route="/v1/features", scope="read"),
-            "/v1/registry": get("/v1/registry", _fixed(listing), scope="read"),
-            "/openapi.json": get("/openapi.json", _fixed(openapi)),
-            "/health/live": get("/health/live", readiness.live, is_open=True, busy=False),
-            "/health/ready": get("/health/ready", readiness.ready, is_open=True, busy=False),
-            "/metrics": get("/metrics", self._metrics, scope="metrics", busy=False),
-        }
-        for name, plan in self.plans.items():
-            actions = PromptActions(desk, self._builder, plan)
-            for kind, action in (("context", actions.context), ("contexts", actions.contexts)):
-                made[f"/v1/prompts/{name}/{kind}"] = Endpoint(
-                    desk,
-                    action,
-                    method="POST",
-                    route=f"/v1/prompts/{{name}}/{kind}",
-                    scope=f"prompts:{name}",
-                    prompt=name,
-                )
-        for name, error in self.broken.items():
-            for kind in ("context", "contexts"):
-                made[f"/v1/prompts/{name}/{kind}"] = Endpoint(
-                    desk,
-                    _failing(error),
-                    method="POST",
-                    route=f"/v1/prompts/{{name}}/{kind}",
-                    scope=f"prompts:{name}",
-                    prompt=name,
-                )
-        for view in registry.views:
-            if takes_pushes(view):
-                push = PushAction(desk, self.project, view, self.pushes_refused, self._pushing)
-                made[f"/v1/push/{view.name}"] = Endpoint(
-                    desk, push.push, method="POST", route="/v1/push/{view}", scope=f"push:{view.name}"
-                )
-        return made
+    @property
+    def broken(self) -> Mapping[str, LLMFeaturesError]:
+        """Those that do not compile, and why."""
+        return self.edition.broken
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document of what is served now."""
+        return self.edition.document
+
+    def _edition(self) -> Edition:
+        prompts = None if self._following is None else self._following.current
+        return Edition(self._loaded if prompts is None else self._loaded.with_prompts(prompts), self._parts)
+
+    async def look(self) -> None:
+        """Go over to the release that is active now, if it is another and can be served. Requests go on meanwhile."""
+        following = self._following
+        if following is None:
+            return
+        if not await asyncio.to_thread(following.moved) and following.release == self.edition.release:
+            return
+        edition = await asyncio.to_thread(self._next, following)
+        if following.problem != self.release_problem and following.problem is not None:
+            self.desk.log.event("error", "release", problem=following.problem, serving=self.edition.release)
+        self.release_problem = following.problem
+        if edition is not None:
+            self.edition, self.endpoints = edition, edition.endpoints
+            self.desk.log.event("info", "release", release=edition.release, prompts=len(edition.plans))
+        self.desk.log.flush()
+
+    def _next(self, following: Following) -> Edition | None:
+        return self._edition() if following.take() or following.release != self.edition.release else None
 
     def unknown(self, kind: str) -> Endpoint:
         """The endpoint of paths that name a prompt or a view that is not there."""
-        prompts, views = self._unknown_prompt, self._unknown_view
-        route, action = ("/v1/prompts/{name}/{kind}", prompts) if kind == "prompt" else ("/v1/push/{view}", views)
+
+        async def prompt(request: Request) -> Answer:
+            return await self.edition.unknown_prompt(request)
+
+        async def view(request: Request) -> Answer:
+            return await self.edition.unknown_view(request)
+
+        route, action = ("/v1/prompts/{name}/{kind}", prompt) if kind == "prompt" else ("/v1/push/{view}", view)
         return Endpoint(self.desk, action, method="POST", route=route)
-
-    async def _unknown_prompt(self, request: Request) -> Answer:
-        raise UnknownNameError("prompt", request.scope["path_params"]["name"], [*self.plans, *self.broken])
-
-    async def _unknown_view(self, request: Request) -> Answer:
-        name = request.scope["path_params"]["view"]
-        views = self.project.registry.views
-        taking = [one.name for one in views if takes_pushes(one)]
-        view = next((one for one in views if one.name == name), None)
-        if view is None:
-            raise UnknownNameError("view", name, taking)
-        choices = f"the views that do are: {', '.join(taking)}" if taking else "no view of the registry does"
-        if view.aggregates:
-            raise RequestError(f"view {name!r} aggregates, so it takes no pushes; {choices}")
-        raise RequestError(f"view {name!r} takes no pushes; {choices}; give it a PushSource")
 
     async def http_problem(self, request: StarletteRequest, error: Any) -> Response:
         """Starlette's own errors, like those of a path that is not there, as the service's are; counted and logged."""
@@ -201,27 +202,40 @@ class Service:
 
     async def _metrics(self, request: Request) -> Answer:
         tally = self.desk.tally if self._shared is None else self._shared.total(self.desk.tally)
-        broken: StatusSample = ("llmfeatures_broken_prompts", _BROKEN, {}, len(self.broken))
-        body, kind = metrics_text(tally, [broken, *await self._status.latest()], request.header(b"accept"))
+        own: list[StatusSample] = [("llmfeatures_broken_prompts", _BROKEN, {}, len(self.broken))]
+        if self._following is not None:
+            own.append(("llmfeatures_release", _RELEASE, {"release": (self.edition.release or "none")[:12]}, 1))
+            own.append(("llmfeatures_release_refused", _REFUSED, {}, int(self.release_problem is not None)))
+        body, kind = metrics_text(tally, [*own, *await self._status.latest()], request.header(b"accept"))
         return Answer(body, 200, ((b"content-type", kind.encode()),))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """What runs beside the requests."""
         self.desk.tracer = traces.current_tracer()
-        sharing = None if self._shared is None else asyncio.create_task(self._share())
+        beside = [] if self._shared is None else [asyncio.create_task(self._share())]
+        if self._following is not None:
+            beside.append(asyncio.create_task(self._follow()))
         try:
             yield
         finally:
-            if sharing is not None:
-                sharing.cancel()
+            for task in beside:
+                task.cancel()
                 with suppress(asyncio.CancelledError):
-                    await sharing
+                    await task
             await self._status.aclose()
             self._pushing.shutdown(wait=False)
             await self._store.aclose()
-            self.project.close()
+            self._loaded.close()
             self.desk.log.flush()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001  what is served goes on, and the next look may do better
+                self.desk.log.event("error", "release", problem=type(error).__name__, serving=self.edition.release)
 
     async def _share(self) -> None:
         assert self._shared is not None
@@ -233,6 +247,38 @@ class Service:
             self._shared.write(self.desk.tally)
 
 
+class EndpointRoute(BaseRoute):
+    """All endpoints of the edition that is served, as one route: there may be others with the next edition."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def matches(self, scope: ASGIScope) -> tuple[Match, ASGIScope]:
+        """Whether an endpoint has the path, and takes the method."""
+        endpoint = self._service.endpoints.get(_route_path(scope)) if scope["type"] == "http" else None
+        if endpoint is None:
+            return Match.NONE, {}
+        found = Match.FULL if scope["method"] in _methods(endpoint) else Match.PARTIAL
+        return found, {"endpoint": endpoint, "path_params": {}}
+
+    async def handle(self, scope: ASGIScope, receive: Any, send: Any) -> None:
+        """Answer by the endpoint."""
+        endpoint: Endpoint = scope["endpoint"]
+        if scope["method"] not in _methods(endpoint):
+            raise HTTPException(405, headers={"allow": ", ".join(_methods(endpoint))})
+        await endpoint(scope, receive, send)
+
+
+def _route_path(scope: ASGIScope) -> str:
+    """The path below the place that the application is mounted at."""
+    path, root = scope["path"], scope.get("root_path", "")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
+def _methods(endpoint: Endpoint) -> tuple[str, ...]:
+    return ("GET", "HEAD") if endpoint.method == "GET" else (endpoint.method,)
+
+
 class ServiceApp(FastAPI):
     """A FastAPI application whose own routes are `Endpoint`s; others may be added as to any application."""
 
@@ -242,7 +288,7 @@ class ServiceApp(FastAPI):
             async with service.running():
                 yield
 
-        self.service, self._endpoints = service, service.endpoints
+        self.service = service
         super().__init__(
             title=service.document["info"]["title"],
             version=__version__,
@@ -252,8 +298,7 @@ class ServiceApp(FastAPI):
             lifespan=lifespan,
             exception_handlers={HTTPException: service.http_problem},
         )
-        for path, endpoint in service.endpoints.items():
-            self.router.routes.append(Route(path, endpoint, methods=[endpoint.method], include_in_schema=False))
+        self.router.routes.append(EndpointRoute(service))
         for path, kind in (
             ("/v1/prompts/{name:path}/context", "prompt"),
             ("/v1/prompts/{name:path}/contexts", "prompt"),
@@ -276,35 +321,8 @@ class ServiceApp(FastAPI):
     async def __call__(self, scope: ASGIScope, receive: Any, send: Any) -> None:
         """Answer a request: by its endpoint without FastAPI's middleware, as long as nobody added one."""
         if scope["type"] == "http" and not scope["root_path"] and not self.user_middleware:
-            endpoint = self._endpoints.get(scope["path"])
+            endpoint = self.service.endpoints.get(scope["path"])
             if endpoint is not None and endpoint.method == scope["method"]:
                 await endpoint(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
-
-
-def _compiled(project: Project) -> tuple[dict[str, PromptPlan], dict[str, LLMFeaturesError]]:
-    plans: dict[str, PromptPlan] = {}
-    broken: dict[str, LLMFeaturesError] = {}
-    for name in project.prompts.names():
-        try:
-            plans[name] = project.prompts.plan(name)
-        except LLMFeaturesError as error:
-            broken[name] = error
-    return plans, broken
-
-
-def _fixed(body: bytes) -> Callable[[Request], Awaitable[Answer]]:
-    answer = Answer(body)
-
-    async def action(_: Request) -> Answer:
-        return answer
-
-    return action
-
-
-def _failing(error: LLMFeaturesError) -> Callable[[Request], Awaitable[Answer]]:
-    async def action(_: Request) -> Answer:
-        raise error.with_traceback(None)  # it is raised again and again, and would grow
-
-    return action

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from llmfeatures.plan import PromptPlan, plan_references
+from llmfeatures.plan import plan_references
 from llmfeatures.problems import CODES
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT, Input
 from llmfeatures.registry import Registry
 from llmfeatures.schema import FeatureView, PushSource
@@ -112,10 +113,11 @@ _WHY: Final[Schema] = {
 }
 _READY: Final[Schema] = {
     "type": "object",
-    "required": ["status", "reasons", "warnings"],
+    "required": ["status", "release", "reasons", "warnings"],
     "additionalProperties": False,
     "properties": {
         "status": {"type": "string", "enum": ["ready", "not_ready"]},
+        "release": {"type": ["string", "null"]},
         "reasons": _WHY,
         "warnings": _WHY,
     },
@@ -335,6 +337,7 @@ def _context_schema(plan: PromptPlan) -> Schema:
         "inputs": {"type": "object", "additionalProperties": text},
         "features": {"type": "object", "additionalProperties": origin},
         "library": text,
+        **_layout(),
     }
     message = _object({"role": text, "content": text}, ["role", "content"])
     properties: dict[str, Schema] = {
@@ -352,6 +355,24 @@ def _context_schema(plan: PromptPlan) -> Schema:
         "manifest": _object(manifest, manifest),
     }
     return _object(properties, properties)
+
+
+def _layout() -> dict[str, Schema]:
+    """The sections and the cache of a manifest."""
+    text, count = {"type": "string"}, {"type": "integer", "minimum": 0}
+    outcome = {"type": "string", "enum": ["kept", "cut", "dropped"]}
+    section = {"name": text, "priority": {"type": "integer"}, "tokens": count, "kept": count, "outcome": outcome}
+    prefix = {"characters": count, "tokens": count, "estimated": {"type": "boolean"}, "sha256": text}
+    place = {"type": "array", "items": count, "minItems": 2, "maxItems": 2}
+    return {
+        "sections": {"type": "array", "items": _object(section, section)},
+        "cache_breaks": {
+            "type": "array",
+            "items": place,
+            "description": "The place of a message, and how many characters of its content come before the break.",
+        },
+        "prefix": _or_null(_object(prefix, prefix)),
+    }
 
 
 def _open(dtype: DType) -> Schema:

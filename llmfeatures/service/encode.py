@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from llmfeatures.context import FeatureValue, PromptContext
-from llmfeatures.plan import PromptPlan
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.types import json_value
 
 # timestamps in the one text form that `clock.iso` gives
@@ -58,6 +58,9 @@ class ContextWriter:
                 "inputs": self._inputs,
                 "features": self._origins,
                 "library": manifest.library,
+                "sections": [one.model_dump() for one in manifest.sections],
+                "cache_breaks": [list(one) for one in manifest.cache_breaks],
+                "prefix": None if manifest.prefix is None else manifest.prefix.model_dump(),
             },
         }
 

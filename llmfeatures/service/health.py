@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
 
 from llmfeatures.errors import LLMFeaturesError, StoreError
-from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import AsyncOnlineStore, ViewMeta
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.registry import Registry, schema_hash
 from llmfeatures.schema import FeatureView
 from llmfeatures.service.access import shown
@@ -40,7 +40,11 @@ class Readiness:
         registry: Registry,
         plans: Mapping[str, PromptPlan],
         broken: Mapping[str, LLMFeaturesError],
+        *,
+        release: str | None,
+        release_problem: Callable[[], str | None],
     ) -> None:
+        self._release, self._release_problem = release, release_problem
         self._desk, self._store = desk, store
         self._views = needed_views(registry, plans)
         self._broken = tuple(Reason("prompt", f"prompt {name!r}: {error}") for name, error in broken.items())
@@ -55,13 +59,17 @@ class Readiness:
 
     async def ready(self, request: Request) -> Answer:
         """200, or 503 with the reasons; their sentences only for who may see them. A prompt that does not compile is a
-        warning as long as another does: without this process nobody would have the others."""
+        warning as long as another does: without this process nobody would have the others. So is a release that cannot
+        be served: the one before is."""
         reasons = await self.reasons()
         ring = self._desk.ring
         told = not ring.needed or shown(ring, request.scope["headers"]) is not None
-        warnings = () if self._none_works else self._broken
+        warnings = [] if self._none_works else [*self._broken]
+        if (problem := self._release_problem()) is not None:
+            warnings.append(Reason("release", problem))
         body = {
             "status": "not_ready" if reasons else "ready",
+            "release": self._release,
             "reasons": [{"code": one.code, "message": one.message if told else None} for one in reasons],
             "warnings": [{"code": one.code, "message": one.message if told else None} for one in warnings],
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmfeatures.clock import duration_text
-from llmfeatures.plan import PromptPlan
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT
 from llmfeatures.registry import Registry
 from llmfeatures.schema import PushSource
@@ -14,10 +14,14 @@ from llmfeatures.types import json_value
 from llmfeatures.version import __version__
 
 
-def registry_listing(project: str, registry: Registry, plans: Mapping[str, PromptPlan]) -> dict[str, Any]:
-    """The registry and the prompts as plain JSON. Durations are text like ``30d``, dtypes as in the registry."""
+def registry_listing(
+    project: str, registry: Registry, plans: Mapping[str, PromptPlan], release: str | None
+) -> dict[str, Any]:
+    """The registry and the prompts as plain JSON. Durations are text like ``30d``, dtypes as in the registry;
+    ``release`` is the id of the release, None for the files."""
     return {
         "project": project,
+        "release": release,
         "library": __version__,
         "entities": [
             {

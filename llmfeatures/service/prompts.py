@@ -8,7 +8,7 @@ from typing import Any, cast
 from llmfeatures.builder import AsyncContextBuilder
 from llmfeatures.context import PromptContext
 from llmfeatures.errors import InvalidValueError, RequestError, did_you_mean
-from llmfeatures.plan import PromptPlan
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.service import traces
 from llmfeatures.service.access import check_roles
 from llmfeatures.service.encode import ContextWriter

@@ -55,13 +55,17 @@ def check_address(project: Project) -> bool:
     return False
 
 
-def run(root: Path, options: Mapping[str, Any]) -> None:
+def run(root: Path, options: Mapping[str, Any], *, working: bool = False) -> None:
     """Serve a project until SIGTERM or Ctrl-C. ``options`` override those of ``[serve]``.
+
+    Args:
+        working: serve the files; else the active release, and the files until there is one.
 
     Raises:
         ConfigError: a key is needed and there is none, the port is taken, or something is not installed.
         DefinitionError: the registry is wrong.
         ServiceError: no worker could start.
+        ReleaseError: the active release cannot be served here.
     """
     try:
         from llmfeatures.service.workers import Job, Workers
@@ -74,7 +78,9 @@ def run(root: Path, options: Mapping[str, Any]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="llmfeatures-serve-") as folder:
             given = {**options, "port": port_of(listeners)}
-            job = Job(root=project.config.root, options=given, keys_needed=needed, tallies=Path(folder))
+            job = Job(
+                root=project.config.root, options=given, keys_needed=needed, tallies=Path(folder), working=working
+            )
             if limits.workers == 1:
                 server(job, project=project).run(listeners)
                 return
@@ -99,16 +105,19 @@ def server(job: Job, *, project: Project | None = None, started: Callable[[], No
     Raises:
         LLMFeaturesError: the project cannot be served.
     """
+    from llmfeatures.releases.following import Following
     from llmfeatures.service import traces
     from llmfeatures.service.app import Service
     from llmfeatures.service.server import Server
 
     traces.export_traces()
+    served = project or configured(job.root, job.options)
     service = Service(
-        project or configured(job.root, job.options),
+        served,
         keys_needed=job.keys_needed,
         log=None,
         tallies=None if project is not None else job.tallies,
+        following=None if job.working else Following(served.state, served.registry),
     )
     for name in sorted(job.prompts & service.broken.keys()):
         raise PromptError(f"prompt {name!r} compiled before, and does not now: {service.broken[name]}")

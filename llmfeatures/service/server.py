@@ -115,12 +115,15 @@ class Server(uvicorn.Server):
             project=service.project.config.project.name,
             url=f"http://{_authority(options.host)}:{listening.port_of(sockets or [])}",
             pid=os.getpid(),
+            release=service.edition.release,
             prompts=len(service.plans),
             keys=service.desk.ring.needed,
             pushes=service.pushes_refused or "on",
         )
         if (caution := caution_of(service.project)) is not None:
             log.event("warning", "pushes", problem=caution)
+        if service.release_problem is not None:
+            log.event("error", "release", problem=service.release_problem, serving=service.edition.release)
         for name, error in service.broken.items():
             log.event("error", "prompt", prompt=name, problem=str(error))
         log.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ _FIRST = 3.0
 
 
 class StatusSamples:
-    """The samples of the last look at the project's status. A scrape that finds them old starts the next look."""
+    """The samples of the last look at the project's status. A scrape that finds them old starts the next look.
+    ``project`` gives that which is served then."""
 
-    def __init__(self, project: Project, log: RequestLog) -> None:
+    def __init__(self, project: Callable[[], Project], log: RequestLog) -> None:
         self._project, self._log = project, log
         self._samples: Sequence[StatusSample] = ()
         self._looked_at = float("-inf")
@@ -60,4 +61,4 @@ class StatusSamples:
     def _look_now(self) -> Sequence[StatusSample]:
         from llmfeatures.status import status_samples
 
-        return list(status_samples(self._project.status()))
+        return list(status_samples(self._project().status()))

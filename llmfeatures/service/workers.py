@@ -32,13 +32,14 @@ _SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGH
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What a worker is to serve. ``options`` override those of ``[serve]``. ``prompts`` must compile: those that the
-    worker has which this one is to replace."""
+    worker has which this one is to replace. ``working``: the files, also when there is a release."""
 
     root: Path
     options: Mapping[str, Any]
     keys_needed: bool
     tallies: Path
     prompts: frozenset[str] = frozenset()
+    working: bool = False
 
 
 class Workers:

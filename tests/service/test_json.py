@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmfeatures import Project, PromptContext
-from llmfeatures.context import FeatureValue
+from llmfeatures.blocks import CacheBreak
+from llmfeatures.context import FeatureValue, Prefix, SectionTokens
 from llmfeatures.errors import InvalidValueError
+from llmfeatures.prompt_plan import Finished
 from llmfeatures.service.encode import ContextWriter, features_json
 from llmfeatures.service.json_schema import schema_of, value_of
 from llmfeatures.types import DType, json_value, parse_dtype
@@ -96,6 +98,14 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
 STATUS = st.sampled_from(["present", "null", "missing", "expired", "unavailable"])
 
 
+def finished(features: dict[str, FeatureValue]) -> st.SearchStrategy[Finished]:
+    """Finished prompts of these features, with or without sections and cache breaks."""
+    section = SectionTokens(name="s", priority=-1, tokens=9, kept=4, outcome="cut")
+    prefix = Prefix(characters=3, tokens=1, estimated=True, sha256="00")
+    plain = Finished((), features, {})
+    return st.sampled_from([plain, Finished((), features, {}, 9, (section, section), (CacheBreak(0, 3),), prefix)])
+
+
 @given(data=st.data())
 @settings(max_examples=50)
 def test_the_fast_json_of_a_context_is_that_of_pydantic(plan: Any, data: st.DataObject) -> None:
@@ -110,7 +120,7 @@ def test_the_fast_json_of_a_context_is_that_of_pydantic(plan: Any, data: st.Data
         request_id="r", prompt="all", version="v", prompt_id="p", as_of=data.draw(moments),
         messages=[{"role": "system", "content": data.draw(TEXT)}], features=features, values=values,
         config=data.draw(st.dictionaries(TEXT, ANY_JSON, max_size=2)),
-        manifest=plan.manifest(features, {"user_id": "x"}, source="online", library="1"),
+        manifest=plan.manifest(data.draw(finished(features)), {"user_id": "x"}, source="online", library="1"),
     )  # fmt: skip
     fast = ContextWriter(plan).json(ctx)
     assert json.loads(fast) == json.loads(ctx.model_dump_json())

@@ -183,7 +183,12 @@ def test_the_registry_lists_what_can_be_asked_for(running: Running) -> None:
 
 def test_health(running: Running) -> None:
     assert running.client.get("/health/live").json() == {"status": "live"}
-    assert running.client.get("/health/ready").json() == {"status": "ready", "reasons": [], "warnings": []}
+    assert running.client.get("/health/ready").json() == {
+        "status": "ready",
+        "release": None,
+        "reasons": [],
+        "warnings": [],
+    }
 
 
 async def test_a_service_whose_prompts_are_all_broken_is_not_ready(world: Path, tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_readiness_tells_the_truth(tmp_path: Path) -> None:
         while answer.status_code == 503:
             assert time.monotonic() < deadline
             answer = running.client.get("/health/ready")
-        assert answer.json() == {"status": "ready", "reasons": [], "warnings": [warning]}
+        assert answer.json() == {"status": "ready", "release": None, "reasons": [], "warnings": [warning]}
         assert not running.context("home", user_id="8a2f").json()["manifest"]["degraded"]
 
 
