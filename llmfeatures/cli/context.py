@@ -17,6 +17,8 @@ from llmfeatures.cli.options import (
     JsonOption,
     NobodyOption,
     ProjectOption,
+    ReleaseOption,
+    at_release,
     clock_name,
     parse_pairs,
     split_pairs,
@@ -26,9 +28,9 @@ from llmfeatures.cli.options import (
 if TYPE_CHECKING:
     from llmfeatures.builder import ContextBuilder
     from llmfeatures.context import PromptContext
-    from llmfeatures.plan import PromptPlan
     from llmfeatures.ports import ClockName
     from llmfeatures.project import Project
+    from llmfeatures.prompt_plan import PromptPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,24 @@ def context(
     as_of: AsOfOption = None,
     clock: ClockOption = None,
     diff: Annotated[bool, typer.Option("--diff", help="With --as-of: what changed between then and now.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Say where each feature comes from.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Mark what was interpolated, and say where each value comes from.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Check and show it again whenever a file of it is saved; q ends it.")
+    ] = False,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Every moment at which this prompt changed, and the words that did.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="T", help="With --timeline: from when on, like 30d (the default) or a moment."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="T", help="With --timeline: to which moment; now without.")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="TEXT", help="Add a user message at the end.")] = None,
+    release: ReleaseOption = None,
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,20 +86,33 @@ def context(
     words, written = split_pairs(pairs or [])
     if words:
         raise RequestError(f"{words[0]!r} is no NAME=VALUE; write join keys and inputs like user_id=8a2f")
-    if diff and as_of is None:
-        raise RequestError("--diff needs --as-of T, the moment to compare with")
+    _check_together(diff=diff, explain=explain, watch=watch, timeline=timeline, as_of=as_of, since=since, until=until)
     wanted = Wanted(
         as_of=None if as_of is None else moment("--as-of", as_of),
-        clock=clock_name(clock, as_of),
+        clock=clock_name(clock, since or until or as_of or ("now" if timeline else None)),
         explain=explain,
         user=user,
         as_json=as_json,
     )
     loaded = Project.load(project)
+    if watch and release is not None:
+        raise RequestError("--watch shows the files as they are saved, and --release one that is kept; leave one out")
+    loaded = at_release(loaded, release, wanted.as_of)
+    if watch:
+        from llmfeatures.cli.watch import watch_prompt
+
+        watch_prompt(loaded, prompt, written, wanted, nobody=nobody)
+        return
     builder = loaded.builder()
     plan = builder.plan(prompt)
     given = parse_pairs(written, plan.parameters, f"prompt {prompt!r}")
     keys = plan.features.parameters
+    if timeline:
+        from llmfeatures.cli.timeline import show_timeline
+
+        values = with_keys(given, keys, nobody=nobody)
+        show_timeline(loaded, prompt, values, since=since or "30d", until=until, clock=wanted.clock, as_json=as_json)
+        return
     if keys and not nobody and not any(name in given for name in keys):
         if diff:
             raise RequestError(f"--diff compares one prompt; give {next(iter(keys))}=VALUE, or --nobody")
@@ -94,6 +125,23 @@ def context(
         show_one(build(builder, prompt, values, wanted), wanted)
 
 
+def _check_together(
+    *, diff: bool, explain: bool, watch: bool, timeline: bool, as_of: str | None, since: str | None, until: str | None
+) -> None:
+    """Refuse options that do not go with each other."""
+    from llmfeatures.errors import RequestError
+
+    if diff and as_of is None:
+        raise RequestError("--diff needs --as-of T, the moment to compare with")
+    if timeline and as_of is not None:
+        raise RequestError("--timeline shows all moments; give --since T and --until T instead of --as-of")
+    if (since or until) and not timeline:
+        raise RequestError("--since and --until go with --timeline")
+    ways = [name for name, given in (("--diff", diff), ("--watch", watch), ("--timeline", timeline)) if given]
+    if len(ways) > 1 or (timeline and explain):
+        raise RequestError(f"{ways[0]} and {[*ways, '--explain'][1]} do not go together; leave one of them out")
+
+
 def build(builder: ContextBuilder, prompt: str, values: Mapping[str, Any], wanted: Wanted) -> PromptContext:
     """The prompt that the options ask for."""
     return builder.build_context(prompt, as_of=wanted.as_of, clock=wanted.clock, **values)
@@ -104,9 +152,12 @@ def show_one(made: PromptContext, wanted: Wanted) -> None:
     if wanted.as_json:
         terminal.write_json(context_json(made, wanted))
         return
-    terminal.write(prompt_text(made, wanted.user))
     if wanted.explain:
-        terminal.write(f"\n{made.explain()}")
+        from llmfeatures.cli.explained import write_explained
+
+        write_explained(made, wanted.user)
+    else:
+        terminal.write(prompt_text(made, wanted.user))
     note_unavailable(made)
 
 
@@ -190,6 +241,7 @@ def status_line(made: PromptContext) -> str:
 def with_placeholders(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs, with a visible placeholder of the right type for each that is required and not given."""
     from llmfeatures.prompts.file import ABSENT
+    from llmfeatures.types import placeholder
 
     absent = {name: one for name, one in plan.inputs.items() if name not in given and one.default is ABSENT}
     if absent:
@@ -198,29 +250,6 @@ def with_placeholders(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, A
         **{name: given[name] for name in plan.inputs if name in given},
         **{name: placeholder(name, one.dtype, one.max_chars) for name, one in absent.items()},
     }
-
-
-def placeholder(name: str, dtype: Any, max_chars: int | None = None) -> Any:
-    """A value of the dtype that can be told from a real one where the dtype allows it."""
-    made: Any
-    match dtype.kind:
-        case "str":
-            made = f"<{name}>"[:max_chars]
-        case "enum":
-            made = dtype.words[0]
-        case "list":
-            made = [placeholder(name, dtype.item)]
-        case "json":
-            made = {name: "<json>"}
-        case "timestamp":
-            made = "2000-01-01T00:00:00Z"
-        case "date":
-            made = "2000-01-01"
-        case "bool":
-            made = False
-        case _:
-            made = 0
-    return dtype.canonical(made)
 
 
 def note_unavailable(made: PromptContext) -> None:
@@ -245,6 +274,12 @@ def prompt_text(made: PromptContext, user: str | None = None) -> str:
 
 
 def context_json(made: PromptContext, wanted: Wanted) -> dict[str, Any]:
-    """All of a prompt as JSON; with a user's message, also the messages for the chat."""
-    chat = {} if wanted.user is None else {"chat": dict(made.chat(wanted.user))}
-    return {**made.model_dump(mode="json"), **chat}
+    """All of a prompt as JSON; with a user's message, also the messages for the chat; explained, what it is made of."""
+    data: dict[str, Any] = made.model_dump(mode="json")
+    if wanted.user is not None:
+        data["chat"] = dict(made.chat(wanted.user))
+    if wanted.explain:
+        from llmfeatures.explain import explain_json, explained
+
+        data["explain"] = explain_json(explained(made))
+    return data

@@ -91,6 +91,13 @@ def aggregated_winners(
         run(con, f"DROP TABLE {one}")
 
 
+def changes(view: FeatureView, described: Sequence[Described], kept: str, clock: ClockName) -> tuple[str, str]:
+    """Statements that make the table ``changes``, the grid points ``m`` at which an event of one key enters or leaves.
+    ``kept`` joins the rows ``r`` to that key, and bounds them."""
+    events = _Events(view, described, (), ("u",))
+    return events.table(kept, ["k.u"], clock), events.changes()
+
+
 def _order_ties(con: duckdb.DuckDBPyConnection, events: _Events) -> None:
     """Where events are tied on both timestamps, give the columns ``o0…`` of the table ``events`` the order of the row
     texts that `codec` writes of their values, an invalid value being the greatest, so that it surfaces."""

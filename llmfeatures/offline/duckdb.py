@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from llmfeatures.offline import aggregate, entities
+from llmfeatures.offline import changes as changing
 from llmfeatures.offline import join as joins
 from llmfeatures.offline import latest as newest
 from llmfeatures.offline import spine as spines
@@ -181,6 +182,11 @@ class DuckDBStore:
                 return None
             found += of_view
         return found
+
+    def changes(self, view: FeatureView, keys: Sequence[Any], *, until: datetime, clock: ClockName) -> pa.RecordBatch:
+        """As `DatedSources.changes`."""
+        with self._reading() as reading:
+            return changing.changes(reading, view, keys, until, clock)
 
     def count_latest(self, view: FeatureView, *, until: datetime, since: Since | None = None) -> LatestCount:
         """As `OfflineStore.count_latest`; the number of keys is exact."""
