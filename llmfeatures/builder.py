@@ -27,10 +27,12 @@ from llmfeatures.errors import (
     StoreUnavailableError,
     did_you_mean,
 )
-from llmfeatures.plan import PromptPlan, ReadMeta, ReadResult
+from llmfeatures.plan import ReadMeta, ReadResult
 from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore, Read
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import PromptEnvironment, make_environment
 from llmfeatures.prompts.file import ABSENT, SUFFIX, prompt_names, read_prompt
+from llmfeatures.prompts.texts import PromptTexts
 from llmfeatures.registry import Registry
 from llmfeatures.usual import Usual, usual_of
 from llmfeatures.version import __version__
@@ -47,17 +49,19 @@ Call = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Prompts:
-    """The compiled prompts of a project, each compiled once; with ``reload``, again when one of its files changed."""
+    """The compiled prompts of a folder, or of texts, each compiled once; with ``reload``, again when a file of the
+    folder changed."""
 
-    def __init__(self, registry: Registry, folder: Path, *, reload: bool = False) -> None:
-        self.registry, self.folder, self.reload = registry, folder, reload
+    def __init__(self, registry: Registry, source: Path | PromptTexts, *, reload: bool = False) -> None:
+        self.registry, self.source = registry, source
+        self.reload = reload and isinstance(source, Path)
         self._plans: dict[str, tuple[PromptPlan, Usual | None]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
-        self._environment: PromptEnvironment = make_environment(folder)
+        self._environment: PromptEnvironment = _environment_of(source)
 
     def names(self) -> list[str]:
         """The names of all prompts, sorted."""
-        return prompt_names(self.folder)
+        return prompt_names(self.source) if isinstance(self.source, Path) else self.source.names()
 
     def plan(self, name: str) -> PromptPlan:
         """The plan of a prompt.
@@ -74,20 +78,27 @@ class Prompts:
             self._forget_changed()
         found = self._plans.get(name)
         if found is None:
-            plan = compile_plan(self.registry, read_prompt(self.folder, name), self._environment)
+            source = self.source
+            file = read_prompt(source, name) if isinstance(source, Path) else source.read(name)
+            plan = compile_plan(self.registry, file, self._environment)
             found = self._plans[name] = plan, usual_of(plan)
         return found
 
     def _forget_changed(self) -> None:
         """Start afresh when any file of the prompts folder changed."""
         seen: dict[str, tuple[int, int]] = {}
-        for path in (*self.folder.rglob(f"*{SUFFIX}"), *(self.folder / "_shared").rglob("*")):
+        folder = cast("Path", self.source)
+        for path in (*folder.rglob(f"*{SUFFIX}"), *(folder / "_shared").rglob("*")):
             with suppress(OSError):  # an editor's lock, or a file that is being replaced
                 status = path.stat()
                 seen[os.fspath(path)] = (status.st_mtime_ns, status.st_size)
         if seen != self._seen:
             self._seen, self._plans = seen, {}
-            self._environment = make_environment(self.folder)
+            self._environment = make_environment(folder)
+
+
+def _environment_of(source: Path | PromptTexts) -> PromptEnvironment:
+    return make_environment(source) if isinstance(source, Path) else source.environment()
 
 
 class _Builder:
@@ -162,17 +173,29 @@ class ContextBuilder(_Builder):
         self._store = SyncReader(online, timeout)
 
     @classmethod
-    def from_project(cls, path: str | Path = ".", *, now: Clock | None = None, reload: bool = False) -> ContextBuilder:
+    def from_project(
+        cls,
+        path: str | Path = ".",
+        *,
+        now: Clock | None = None,
+        reload: bool = False,
+        release: str | None = None,
+    ) -> ContextBuilder:
         """The builder of the project that ``path`` lies in.
 
         Args:
             path: a folder or file in the project.
             now: a function that returns the current moment, aware; None is the project's clock.
             reload: compile a prompt again when a prompt file changed, for development.
+            release: render a release instead of the files: an id, or the beginning of one, is that release for ever;
+                ``active`` follows the active one, within a second of the next call, without a restart.
+
+        Raises:
+            ReleaseError: no release is active, or the release cannot be rendered here as it was.
         """
         from llmfeatures.project import Project
 
-        return Project.load(path, now=now).builder(reload=reload)
+        return Project.load(path, now=now).builder(reload=reload, release=release)
 
     def build_context(
         self,
@@ -285,12 +308,17 @@ class AsyncContextBuilder(_Builder):
 
     @classmethod
     def from_project(
-        cls, path: str | Path = ".", *, now: Clock | None = None, reload: bool = False
+        cls,
+        path: str | Path = ".",
+        *,
+        now: Clock | None = None,
+        reload: bool = False,
+        release: str | None = None,
     ) -> AsyncContextBuilder:
         """As `ContextBuilder.from_project`."""
         from llmfeatures.project import Project
 
-        return Project.load(path, now=now).async_builder(reload=reload)
+        return Project.load(path, now=now).async_builder(reload=reload, release=release)
 
     async def build_context(
         self,
@@ -525,12 +553,19 @@ def _context(
             "values": finished.values,
             "documents": {},
             "config": deepcopy(plan.config) if plan.config else {},
-            "tokens": None,
-            "manifest": plan.manifest(
-                finished.features, keys, source=source, clock=clock, problem=problem, library=__version__
-            ),
+            "tokens": finished.tokens,
+            "manifest": plan.manifest(finished, keys, source=source, clock=clock, problem=problem, library=__version__),
         }
     )
+
+
+def given_context(plan: PromptPlan, call: Call, slots: Sequence[FeatureValue], as_of: datetime) -> PromptContext:
+    """The prompt for features that were given and not read, in the order of the plan's outputs.
+
+    Raises:
+        RenderError: it cannot be rendered with these values, or a feature has no value and its policy is an error.
+    """
+    return _context(plan, call, slots, as_of, "none", None, None)
 
 
 def _listed(rows: object) -> bool:

@@ -11,18 +11,32 @@ from datetime import timedelta
 from typing import Final
 
 from llmfeatures.context import FeatureOrigin
-from llmfeatures.errors import InvalidValueError, PromptError, UnknownNameError, did_you_mean
-from llmfeatures.plan import ComputedRef, FeaturePlan, FeatureRef, PromptPlan, Role, plan_named, role_of
+from llmfeatures.errors import (
+    ConfigError,
+    InvalidValueError,
+    NotAvailableYetError,
+    PromptError,
+    UnknownNameError,
+    did_you_mean,
+)
+from llmfeatures.explain import remember
+from llmfeatures.plan import ComputedRef, FeaturePlan, FeatureRef, Role, plan_named, role_of
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
-from llmfeatures.prompts.file import ABSENT, Input, Policy, PromptFile
+from llmfeatures.prompts.file import ABSENT, Budget, Input, Policy, PromptFile
+from llmfeatures.prompts.tags import column
 from llmfeatures.registry import Found, FoundOnDemand, Registry
 from llmfeatures.schema import Entity
+from llmfeatures.tokens import Tokenizer, tokenizer
 from llmfeatures.types import DType, json_text
 
 AnyFound = Found | FoundOnDemand
 
-RENDERER_FORMAT: Final = 1
+RENDERER_FORMAT: Final = 2
 """Part of every prompt's version: raised when escaping, whitespace, text forms or filters change a prompt's bytes."""
+
+PACKING_FORMAT: Final = 1
+"""Part of the version of every prompt with a budget: raised when other sections, or other parts of them, are kept."""
 
 
 def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnvironment) -> PromptPlan:
@@ -32,13 +46,29 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
         PromptError: the template cannot be compiled, names something that is not there, or the header's policies do
             not fit what they name.
     """
-    template = compile_prompt(environment, file.body, name=file.name, path=file.path, line_offset=file.body_line)
+    if file.header.documents:
+        line, at = file.positions.get(("documents",), (None, None))
+        raise NotAvailableYetError(
+            "documents: retrieval is not available yet; pass the texts as an input",
+            path=file.path,
+            line=line,
+            column=at,
+        )
+    template = compile_prompt(
+        environment,
+        file.body,
+        name=file.name,
+        path=file.path,
+        line_offset=file.body_line,
+        tokenizer=_tokenizer(file),
+    )
+    _check_limits(file, template)
     names = _Names(registry, file, template)
     policies = names.policies()
     features = plan_named(registry, [(name, *found) for name, found in names.features().items()], policies)
     inputs = _inputs(file, features)
     features = _with_printed_keys(features, names.printed_roles())
-    return PromptPlan(
+    plan = PromptPlan(
         name=file.name,
         path=file.path,
         version=_version(file, template, inputs, features),
@@ -55,7 +85,34 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
             **{name: str(dtype) for name, dtype in features.parameters.items()},
         },
         unused=tuple(sorted(set(file.header.features) - names.policy_names_used())),
+        budget=file.header.budget,
     )
+    remember(plan)
+    return plan
+    remember(plan)
+    return plan
+
+
+def _tokenizer(file: PromptFile) -> Tokenizer | None:
+    """That of the header's budget: a limit is counted, never estimated."""
+    budget = file.header.budget
+    if budget is None:
+        return None
+    try:
+        return tokenizer(budget.tokenizer)
+    except ConfigError as error:
+        raise file.error(f"budget: {error}", "budget", "tokenizer") from None
+
+
+def _check_limits(file: PromptFile, template: Compiled) -> None:
+    """Refuse a limit of a section that nothing can count."""
+    for path, section in template.sections:
+        if section.max_tokens is not None and file.header.budget is None:
+            raise PromptError(
+                f"section {section.name!r} has max_tokens, which need a tokenizer: give the header a budget, like "
+                "budget: {max_tokens: 4000, tokenizer: o200k_base}",
+                path=path, line=int(section.line), column=column(section.line),
+            )  # fmt: skip
 
 
 def _inputs(file: PromptFile, features: FeaturePlan) -> dict[str, Input]:
@@ -308,7 +365,10 @@ class _Names:
             default = dtype.canonical(policy.default)
         except InvalidValueError as error:
             raise self.file.error(
-                f"{name}: the default is {error}; quote text that YAML reads otherwise", "features", name, "default"
+                f"{name}: the default does not fit: {error}{self.file.reading('features', name, 'default')}",
+                "features",
+                name,
+                "default",
             ) from None
         return replace(policy, default=default)
 
@@ -358,8 +418,16 @@ def _version(file: PromptFile, template: Compiled, inputs: Mapping[str, Input], 
             for name, one in sorted(inputs.items())
         ],
         "config": json_text(header.config),
+        **_budget_version(header.budget, template),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _budget_version(budget: Budget | None, template: Compiled) -> dict[str, object]:
+    """What decides the bytes of a prompt with a budget beside its body; nothing for another."""
+    if budget is None or template.tokenizer is None:
+        return {}
+    return {"budget": [PACKING_FORMAT, budget.max_tokens, template.tokenizer.identity]}
 
 
 def _code(ref: ComputedRef) -> list[object]:

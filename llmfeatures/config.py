@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from llmfeatures.checker.options import CheckOptions, rule_codes
 from llmfeatures.clock import Clock, as_utc, parse_duration, system_clock
-from llmfeatures.errors import ConfigError, InvalidValueError, did_you_mean
+from llmfeatures.config_file import FILE, STATE, find_tables
+from llmfeatures.errors import ConfigError, InvalidValueError, RequestError, did_you_mean
 from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, PushLog, StateStore
 from llmfeatures.state import FolderState
 
-FILE = "llmfeatures.toml"
 EMBEDDED = "sqlite"
 _PREFIX = "LLMFEATURES_"
 
@@ -56,7 +57,7 @@ class ProjectSection(_Section):
     name: str
     registry: str
     prompts: str = "prompts"
-    state: str = ".llmfeatures"
+    state: str = STATE
     pushes: str = "data/pushes"
     now: Annotated[datetime | None, BeforeValidator(_moment)] = None
 
@@ -98,6 +99,43 @@ class ServeSection(_Section):
     log: Literal["json", "text", "off"] = "json"
 
 
+def _codes(value: Any) -> Any:
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(one, str) for one in cast("list[Any]", words)):
+        raise ValueError('a list of codes, like ["LF041"]')
+    try:
+        return rule_codes(cast("list[str]", words))
+    except RequestError as error:
+        raise ValueError(str(error)) from None
+
+
+RuleCodes = Annotated[frozenset[str], BeforeValidator(_codes)]
+
+
+class CheckSection(_Section):
+    """``[check]``: rules of the checker that are off, and those that are errors or warnings here. ``per_file`` turns
+    rules off for prompts and partials whose path below the prompts folder matches a pattern."""
+
+    ignore: RuleCodes = frozenset()
+    error: RuleCodes = frozenset()
+    warning: RuleCodes = frozenset()
+    per_file: Mapping[str, RuleCodes] = Field(default_factory=dict[str, RuleCodes])
+
+    def options(self) -> CheckOptions:
+        """The same, as the checker takes it."""
+        return CheckOptions(
+            ignore=self.ignore,
+            severities={**dict.fromkeys(self.warning, "warning"), **dict.fromkeys(self.error, "error")},
+            per_file=dict(self.per_file),
+        )
+
+
+class DiffSection(_Section):
+    """``[diff]``: ``price`` is that of a million input tokens, in whatever currency."""
+
+    price: Annotated[Decimal | None, Field(ge=0, allow_inf_nan=False)] = None
+
+
 class Config(_Section):
     """All of a project's configuration. ``root`` is the folder that paths are relative to."""
 
@@ -106,6 +144,8 @@ class Config(_Section):
     online: OnlineSection = OnlineSection()
     offline: OfflineSection = OfflineSection()
     serve: ServeSection = ServeSection()
+    check: CheckSection = CheckSection()
+    diff: DiffSection = DiffSection()
 
     @property
     def prompts(self) -> Path:
@@ -135,34 +175,14 @@ def find_config(path: str | Path = ".", environment: Mapping[str, str] | None = 
     Raises:
         ConfigError: there is none, or it is wrong.
     """
+    found = find_tables(path)
+    if found is not None:
+        return _config(found.root, found.file, found.data, os.environ if environment is None else environment)
     start = Path(path).resolve()
-    for folder in [start, *start.parents]:
-        tables = _tables_in(folder)
-        if tables is not None:
-            file, data = tables
-            return _config(folder, file, data, os.environ if environment is None else environment)
     raise ConfigError(
         f"no {FILE} and no pyproject.toml with [tool.llmfeatures] in {start} or above; "
         "run llmfeatures init to make a project"
     )
-
-
-def _tables_in(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    if (folder / FILE).is_file():
-        return FILE, _read_toml(folder / FILE)
-    pyproject = folder / "pyproject.toml"
-    if pyproject.is_file():
-        found = _read_toml(pyproject).get("tool", {}).get("llmfeatures")
-        if found is not None:
-            return "pyproject.toml", found
-    return None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path.name} cannot be read: {error}") from None
 
 
 def _config(root: Path, file: str, data: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
@@ -171,6 +191,8 @@ def _config(root: Path, file: str, data: Mapping[str, Any], environment: Mapping
         "online": OnlineSection,
         "offline": OfflineSection,
         "serve": ServeSection,
+        "check": CheckSection,
+        "diff": DiffSection,
     }
     for name in data:
         if name not in sections:

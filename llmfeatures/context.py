@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, field_serializer, model_validator
-from typing_extensions import TypedDict
 
+from llmfeatures.blocks import (
+    AnthropicArguments,
+    BlockMessage,
+    CacheBreak,
+    ChatArguments,
+    Message,
+    ResponsesArguments,
+    anthropic_arguments,
+    chat_messages,
+    in_blocks,
+    response_items,
+)
 from llmfeatures.clock import iso
 from llmfeatures.errors import RequestError
 from llmfeatures.types import DType, json_value, parse_dtype
@@ -37,25 +47,6 @@ class FeatureValue(NamedTuple):  # made several times per call: a frozen datacla
     event_timestamp: datetime | None = None
 
 
-class Message(TypedDict):
-    """One message of a chat."""
-
-    role: str
-    content: str
-
-
-class ChatArguments(TypedDict):
-    """Keyword arguments for ``client.chat.completions.create``."""
-
-    messages: list[ChatCompletionMessageParam]
-
-
-class ResponsesArguments(TypedDict):
-    """Keyword arguments for ``client.responses.create``."""
-
-    input: list[ResponseInputItemParam]
-
-
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,6 +62,31 @@ class FeatureOrigin(_Frozen):
     view: str
     dtype: str
     policy: str
+
+
+class SectionTokens(_Frozen):
+    """A section of a prompt with a budget: the tokens of its text, how many of them are kept, and what became of it:
+    ``kept``, ``cut`` to its own limit, or ``dropped``."""
+
+    name: str
+    priority: int
+    tokens: int
+    kept: int
+    outcome: Literal["kept", "cut", "dropped"]
+
+
+class Prefix(_Frozen):
+    """The beginning of a prompt that a provider's cache can share: all up to the last cache break.
+
+    ``characters`` and ``tokens`` are those of the contents. ``estimated`` says that the tokens are a quarter of the
+    UTF-8 bytes, since the prompt has no budget that names a tokenizer. ``sha256`` is that of the compact UTF-8 JSON
+    ``[[role, content], ...]``: prompts with the same one share their prefix.
+    """
+
+    characters: int
+    tokens: int
+    estimated: bool
+    sha256: str
 
 
 class Manifest(_Frozen):
@@ -91,6 +107,12 @@ class Manifest(_Frozen):
     features: Mapping[str, FeatureOrigin]
     library: str
     """The version of llmfeatures that rendered."""
+    sections: tuple[SectionTokens, ...] = ()
+    """Of a prompt with a budget, in the order of the prompt."""
+    cache_breaks: tuple[CacheBreak, ...] = ()
+    """In the order of the prompt: the place of a message, and how many characters of its content come before."""
+    prefix: Prefix | None = None
+    """None for a prompt without a cache break."""
 
 
 class PromptContext(_Frozen):
@@ -124,21 +146,56 @@ class PromptContext(_Frozen):
         """The contents of the system and developer messages, with an empty line between."""
         return "\n\n".join(one["content"] for one in self.messages if one["role"] in ("system", "developer"))
 
-    def chat(self, user: str | None = None) -> ChatArguments:
+    @property
+    def blocks(self) -> list[BlockMessage]:
+        """The messages in blocks, cut where ``{% cache_break %}`` stands; a message's joined blocks are its content."""
+        return in_blocks(self._with(None), self.manifest.cache_breaks)
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """What of this prompt a provider's cache can share; None without a cache break."""
+        return self.manifest.prefix
+
+    def chat(self, user: str | None = None, *, blocks: bool = False) -> ChatArguments:
         """Keyword arguments for ``client.chat.completions.create(model=..., **ctx.chat("What should I watch?"))``.
 
+        Args:
+            user: a user message to add at the end.
+            blocks: mark cache breaks with OpenAI's ``prompt_cache_breakpoint``, which models from gpt-5.6 on take; a
+                message that has one is a list of text parts. Assistant messages take none.
+
         Raises:
             RequestError: ``user`` is given, and the prompt already ends in a user message.
         """
+        if blocks:
+            return {"messages": chat_messages(self._in_blocks(user))}
         return {"messages": cast("list[ChatCompletionMessageParam]", self._with(user))}
 
-    def responses(self, user: str | None = None) -> ResponsesArguments:
+    def responses(self, user: str | None = None, *, blocks: bool = False) -> ResponsesArguments:
         """Keyword arguments for ``client.responses.create(model=..., **ctx.responses("What should I watch?"))``.
+
+        Args:
+            user: a user message to add at the end.
+            blocks: mark cache breaks, as `chat` does.
 
         Raises:
             RequestError: ``user`` is given, and the prompt already ends in a user message.
         """
+        if blocks:
+            return {"input": response_items(self._in_blocks(user))}
         return {"input": cast("list[ResponseInputItemParam]", self._with(user))}
+
+    def anthropic(self, user: str | None = None) -> AnthropicArguments:
+        """Keyword arguments for Anthropic's ``client.messages.create(model=..., max_tokens=..., **ctx.anthropic("What
+        should I watch?"))``: system and developer messages as ``system``, cache breaks as ``cache_control``.
+
+        Raises:
+            RequestError: ``user`` is given, and the prompt already ends in a user message.
+        """
+        return anthropic_arguments(self._in_blocks(user))
+
+    def _in_blocks(self, user: str | None) -> list[BlockMessage]:
+        return in_blocks(self._with(user), self.manifest.cache_breaks)
 
     def _with(self, user: str | None) -> list[Message]:
         messages = [Message(role=one["role"], content=one["content"]) for one in self.messages]
@@ -152,32 +209,19 @@ class PromptContext(_Frozen):
         return messages
 
     def explain(self) -> str:
-        """One line per feature: its status, its age at ``as_of``, and where it comes from. Then what was degraded."""
-        lines = [f"{self.prompt} {self.version[:12]} as of {iso(self.as_of)} ({self.manifest.source})"]
-        for name, found in self.features.items():
-            origin = self.manifest.features[name]
-            age = "" if found.event_timestamp is None else f", {_age(self.as_of, found.event_timestamp)} old"
-            stand_in = "" if found.status == "present" else f", the prompt's policy is {origin.policy}"
-            lines.append(f"  {name}: {found.status}{age}, from view {origin.view}{stand_in}")
-        if self.manifest.degraded:
-            lines.append(f"  degraded: {self.manifest.problem or 'the online store was never filled'}")
-        return "\n".join(lines)
+        """Per value its status, its age at ``as_of``, where it comes from and where it stands in the messages; then
+        tokens, sections and the prefix for a provider's cache, and what was degraded. No values.
+
+        Where values stand is known in a process that has loaded a prompt of this version.
+        """
+        from llmfeatures.explain import explain_text, explained
+
+        return explain_text(explained(self))
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(found.value))}</td><td>{found.status}</td>"
-            f"<td>{'' if found.event_timestamp is None else iso(found.event_timestamp)}</td></tr>"
-            for name, found in self.features.items()
-        )
-        blocks = "".join(
-            f"<p><b>{html.escape(one['role'])}</b></p>"
-            f"<pre style='white-space:pre-wrap'>{html.escape(one['content'])}</pre>"
-            for one in self.messages
-        )
-        return (
-            f"<div><p>{html.escape(self.prompt)} as of {iso(self.as_of)}</p>{blocks}<table><tr><th>feature</th>"
-            f"<th>value</th><th>status</th><th>event timestamp</th></tr>{rows}</table></div>"
-        )
+        from llmfeatures.notebook import context_html
+
+        return context_html(self)
 
     @field_serializer("values")
     def _values_as_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,11 +321,3 @@ def _typed(dtype: DType, value: Any) -> Any:
         return dtype.from_json(value)
     except (TypeError, ValueError):  # a Python value already, or a default outside the dtype
         return value
-
-
-def _age(as_of: datetime, event: datetime) -> str:
-    seconds = int((as_of - event).total_seconds())
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

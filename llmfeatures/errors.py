@@ -7,6 +7,7 @@ LLMFeaturesError
 ├── PromptError                 a prompt file that cannot be right
 │   └── NotAvailableYetError    a part of the format that this version does not have
 ├── RenderError                 a prompt that could not be rendered with these values
+│   ├── BudgetError             a prompt that is longer than its budget without any section
 │   ├── FeatureNotPresentError  a feature without a value, and a policy that says "error"
 │   └── OnDemandError           an on-demand feature's function failed, or returned a wrong value
 ├── RequestError                the caller's keys, inputs or options
@@ -16,6 +17,7 @@ LLMFeaturesError
 │   └── ExpectationError        rows that are not what a view's `expect` says; none of them was written
 ├── SpineError                  a spine without the columns that a join needs
 ├── PushLogError                pushed rows could not be kept, or not be read
+├── ReleaseError                a release that cannot be made, read or rebuilt
 ├── AccessError                 an API key that is absent, wrong, or may not do this
 ├── ServiceError                the HTTP service could not be reached, or answered what cannot be used
 └── StoreError                  the online store
@@ -28,7 +30,7 @@ LLMFeaturesError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class LLMFeaturesError(Exception):
@@ -66,6 +68,10 @@ class NotAvailableYetError(PromptError):
 
 class RenderError(LLMFeaturesError):
     """The prompt could not be rendered with these values."""
+
+
+class BudgetError(RenderError):
+    """The prompt has more tokens than its budget, also without any section."""
 
 
 class FeatureNotPresentError(RenderError):
@@ -120,6 +126,21 @@ class SpineError(LLMFeaturesError):
 
 class PushLogError(LLMFeaturesError):
     """Pushed rows could not be kept, or not be read. A push that ends in this error was not acknowledged."""
+
+
+class ReleaseError(LLMFeaturesError):
+    """A release cannot be made, or what it holds cannot be read or rebuilt here. ``problems`` are the lines of what
+    `Project.check` found, when that is the reason."""
+
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, problems: Sequence[str]) -> ReleaseError:
+        """That of a project with errors."""
+        more = f" and {len(problems) - 1} more; llmfeatures check shows all" if len(problems) > 1 else ""
+        error = cls(f"nothing was applied: {problems[0]}{more}")
+        error.problems = tuple(problems)
+        return error
 
 
 class AccessError(LLMFeaturesError):

@@ -30,8 +30,8 @@ from llmfeatures.export.writing import (
 from llmfeatures.files import check_place
 from llmfeatures.history_rows import HistoryRows, HistorySummary
 from llmfeatures.identity import MadeSpine, made_of
-from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import ClockName, Exporter, JoinStep, OfflineStore
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.protected import check_outputs
 from llmfeatures.remaining import remaining
 from llmfeatures.report import Report, reported

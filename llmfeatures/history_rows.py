@@ -18,8 +18,8 @@ from pyarrow import compute
 from llmfeatures import columns
 from llmfeatures.digests import Digester
 from llmfeatures.errors import InvalidValueError, RequestError, SpineError, did_you_mean
-from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT
 from llmfeatures.rows import Column, Pairs, Renderer, computed_columns, invalid_rows, settled_columns
 from llmfeatures.types import DType, text
@@ -72,11 +72,11 @@ class HistorySummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
-    """A batch whose ids are being made: the number of its first row, canonical join keys and inputs, and which rows
+    """A batch whose ids are being made: the numbers of its rows, canonical join keys and inputs, and which rows
     have no prompt."""
 
     joined: Joined
-    first: int
+    numbers: Sequence[int]
     given: Mapping[str, pa.Array[Any]]
     bad: Mapping[int, str]
     ids: Future[pa.Array[Any]]
@@ -131,18 +131,26 @@ class HistoryRows:
         done.set_result(self._finish(begun))
         return done
 
-    def _begin(self, joined: Joined) -> _Begun:
-        spine, at, first = joined.spine, joined.at, self._number
+    def batch(self, joined: Joined, numbers: Sequence[int], refused: str | None) -> pa.RecordBatch:
+        """A batch of rows of these numbers; with ``refused``, why none of them has a prompt."""
+        return self._counted(self._finish(self._begin(joined, numbers, refused)))
+
+    def _begin(self, joined: Joined, numbers: Sequence[int] | None = None, refused: str | None = None) -> _Begun:
+        spine, at = joined.spine, joined.at
+        if numbers is None:
+            numbers = range(self._number, self._number + spine.num_rows)
+            self._number += spine.num_rows
         _check_names(spine.schema.names, ("pair", "without") if self.without else ())
         bad: dict[int, str] = {}
         given = self._given(spine, bad)
         for row in pc.indices_nonzero(at.is_null()).to_pylist():
             bad.setdefault(row, "event_timestamp is null")
+        if refused is not None:
+            bad = dict.fromkeys(range(spine.num_rows), refused) | bad
         if self.plan.features.computed:  # no function sees an input that the prompt refuses
             bad.update({row: reason for row, reason in _refused(self.plan, given).items() if row not in bad})
-        self._number += spine.num_rows
-        ids = self._beside.submit(self._ids, spine, given, at, first)
-        return _Begun(joined=joined, first=first, given=given, bad=bad, ids=ids)
+        ids = self._beside.submit(self._ids, spine, given, at, numbers)
+        return _Begun(joined=joined, numbers=numbers, given=given, bad=bad, ids=ids)
 
     def _finish(self, begun: _Begun) -> _Finished:
         plan, joined, given, bad = self.plan, begun.joined, begun.given, begun.bad
@@ -214,7 +222,7 @@ class HistoryRows:
         summary.errors += failed
         if failed and summary.first_error is None:
             row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
-            number = begun.first + row // (1 + len(self.without))
+            number = begun.numbers[row // (1 + len(self.without))]
             summary.first_error = f"row {number}: {errors[row].as_py()}"
         for index, (ref, column) in enumerate(zip(self.plan.features.outputs, finished.settled, strict=True)):
             summary.statuses[ref.name].update(column.counts(every=1 + len(self.without)))
@@ -225,7 +233,7 @@ class HistoryRows:
         return finished.batch
 
     def _ids(
-        self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any], first: int
+        self, spine: pa.RecordBatch, given: Mapping[str, pa.Array[Any]], at: pa.Array[Any], numbers: Sequence[int]
     ) -> pa.Array[Any]:
         """The spine's ids, and where it has none the hash of prompt, entity, as_of and row number."""
         own = _as_text("id", spine.column("id")) if "id" in spine.schema.names else None
@@ -234,9 +242,9 @@ class HistoryRows:
         parameters = self.plan.features.parameters
         keys = [_json_texts(dtype, given[name]) for name, dtype in parameters.items()]
         entity = pc.binary_join_element_wise(*keys, ", ") if keys else pa.repeat(pa.scalar("", pa.string()), len(at))
-        numbers = pa.array(range(first, first + len(at)), pa.int64()).cast(pa.string())
+        counted = pa.array(numbers, pa.int64()).cast(pa.string())
         head = f"[{json.dumps(self.plan.name)}, ["
-        written = pc.binary_join_element_wise(head, entity, "], ", _moment_texts(at), ", ", numbers, "]", "")
+        written = pc.binary_join_element_wise(head, entity, "], ", _moment_texts(at), ", ", counted, "]", "")
         hashed = self._digester.sha256(written, 32)
         return hashed if own is None else pc.coalesce(own, hashed)
 

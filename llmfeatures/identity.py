@@ -14,8 +14,8 @@ import orjson
 import pyarrow as pa
 
 from llmfeatures.files import named_files
-from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import OfflineStore, VersionedSources
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.refs import ComputedRef
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType

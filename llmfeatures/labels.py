@@ -15,8 +15,9 @@ from pyarrow import compute
 from llmfeatures import columns
 from llmfeatures.clock import duration_text, microseconds, parse_duration
 from llmfeatures.errors import ConfigError, RequestError, SpineError
-from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan, feature_ref, plan_features, role_of
+from llmfeatures.plan import FeaturePlan, FeatureRef, feature_ref, plan_features, role_of
 from llmfeatures.ports import EVENT_TIMESTAMP, TARGET, ClockName, Joined, OfflineStore
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import Policy
 from llmfeatures.registry import FoundOnDemand, Registry
 from llmfeatures.rows import settled_columns

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from types import CodeType, FunctionType
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from llmfeatures.errors import DefinitionError, InvalidValueError, OnDemandError
 from llmfeatures.schema import Definition, DTypeField, Entity, check_identifier
@@ -164,7 +165,7 @@ class OnDemandFeature(Definition):
 
     def code_hash(self) -> str:
         """A short hash of the function's code: comments, layout and decorators do not count. Without its source, the
-        bytecode's."""
+        bytecode's. It is that of the code that runs, if it was asked for once while the source was still the same."""
         return hashlib.sha256(_code_of(cast("FunctionType", self.function))).hexdigest()[:16]
 
     def _place(self, error: BaseException | None) -> str:
@@ -226,10 +227,23 @@ def _check_function(name: str, function: Any) -> None:
             )
 
 
+_sources: WeakKeyDictionary[FunctionType, str] = WeakKeyDictionary()
+
+
+def source_of(function: FunctionType) -> str:
+    """The source of a function, empty where there is none. It is read once: the file may be another one later."""
+    if function not in _sources:
+        try:
+            _sources[function] = textwrap.dedent(inspect.getsource(function))
+        except (OSError, TypeError):
+            _sources[function] = ""
+    return _sources[function]
+
+
 def _code_of(function: FunctionType) -> bytes:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, SyntaxError, IndexError, TypeError):
+        tree = ast.parse(source_of(function)).body[0]
+    except (SyntaxError, IndexError):
         return _bytecode(function.__code__)
     if not isinstance(tree, ast.FunctionDef):
         return _bytecode(function.__code__)

@@ -8,7 +8,6 @@ into messages, and is the same function online and in history.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -18,19 +17,15 @@ import orjson
 from llmfeatures import codec
 from llmfeatures.clock import back
 from llmfeatures.codec import STAMP_LENGTH
-from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, made_manifest
+from llmfeatures.context import FeatureValue
 from llmfeatures.errors import (
-    FeatureNotPresentError,
     InvalidValueError,
-    RenderError,
     RequestError,
     StoreUnavailableError,
-    did_you_mean,
 )
 from llmfeatures.ondemand import OnDemandFeature
 from llmfeatures.ports import Lookup, Meta, Read
-from llmfeatures.prompts.environment import Compiled, Message, Names
-from llmfeatures.prompts.file import ABSENT, Input, Policy
+from llmfeatures.prompts.file import Policy
 from llmfeatures.refs import (
     UNAVAILABLE,
     Argument,
@@ -468,155 +463,6 @@ def plan_references(registry: Registry, references: Sequence[str]) -> FeaturePla
     return plan
 
 
-class Finished(NamedTuple):
-    """A rendered prompt: its messages, each feature as read and settled, and every value as rendered."""
-
-    messages: tuple[Message, ...]
-    features: dict[str, FeatureValue]
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptPlan:
-    """A prompt file compiled against a registry."""
-
-    name: str
-    path: str
-    version: str
-    features: FeaturePlan
-    inputs: Mapping[str, Input]
-    parameters: Mapping[str, DType]
-    """The join keys and inputs that a call takes, by keyword name."""
-    config: Mapping[str, Any]
-    description: str
-    owner: str
-    template: Compiled
-    origins: Mapping[str, FeatureOrigin]
-    input_dtypes: Mapping[str, str]
-    unused: tuple[str, ...]
-    """Features that the header has a policy for and the template never reads."""
-
-    @property
-    def no_message(self) -> str:
-        """What to say when the template made no message."""
-        return f"prompt {self.name!r} gave no message with these values; put one outside of its conditions"
-
-    def bind(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The canonical join keys and inputs of a call.
-
-        Raises:
-            RequestError: a name is absent, unknown, or its value has another type.
-        """
-        for name in given:
-            if name not in self.parameters:
-                raise RequestError(f"prompt {self.name!r} takes no {name!r}{did_you_mean(name, self.parameters)}")
-        return self.features.keys(given), self.bind_inputs(given) if self.inputs else {}
-
-    def bind_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The canonical inputs of a call, with defaults where one is not given.
-
-        Raises:
-            RequestError: one is absent without a default, or its value does not fit.
-        """
-        return {name: _input(self.name, one, given.get(name, one.default)) for name, one in self.inputs.items()}
-
-    def finish(
-        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
-    ) -> Finished:
-        """The prompt for what was read: limits, policies, then the template. Pure; both paths end here.
-
-        Raises:
-            FeatureNotPresentError: a feature has no value and its policy is an error.
-            RenderError: the template failed with these values.
-        """
-        features, values = self._values(slots, keys, inputs, as_of)
-        messages = self.template.render(self._variables(values, as_of))
-        if not messages:
-            raise RenderError(self.no_message)
-        return Finished(messages, features, values)
-
-    def segments(
-        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
-    ) -> Any:
-        """As `finish`, but each message as the segments that it is made of; joined they are the same text."""
-        _, values = self._values(slots, keys, inputs, as_of)
-        return self.template.segments(self._variables(values, as_of))
-
-    def _values(
-        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
-    ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
-        plan = self.features
-        settled = plan.found(slots, {**keys, **inputs}, as_of) if plan.computed else plan.settle(slots, as_of)
-        features: dict[str, FeatureValue] = {}
-        values: dict[str, Any] = {}
-        for ref, found in zip(plan.outputs, settled):  # noqa: B905  strict costs, and there is one per output
-            name = ref.name
-            features[name] = found
-            if ref.printed:
-                value, status, _ = found
-                values[name] = value if status == "present" else self._stand_in(ref, found)
-        values.update(inputs)
-        values.update(keys)
-        return features, values
-
-    def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
-        variables = Names(values)
-        variables["as_of"] = as_of
-        for ref in self.features.dotted:
-            variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
-        return variables
-
-    def _stand_in(self, ref: FeatureRef | ComputedRef, found: FeatureValue) -> Any:
-        policy = ref.policy
-        if found.status == "unavailable" and policy.on_unavailable == "error":
-            raise FeatureNotPresentError(
-                f"feature {ref.name!r} of prompt {self.name!r} is unavailable, and its policy is "
-                "on_unavailable: error; fill or reach the online store (llmfeatures materialize)",
-                feature=ref.name,
-                status=found.status,
-            )
-        if policy.default is not ABSENT:
-            # a list or json default is the caller's to change
-            return policy.default if ref.dtype.kind not in ("list", "json") else deepcopy(policy.default)
-        if policy.on_missing == "none":
-            return None
-        raise FeatureNotPresentError(
-            f"feature {ref.name!r} of prompt {self.name!r} is {found.status}; in the header of {self.path} under "
-            f"features, give {ref.name}: {{default: VALUE}} for a value to print instead, or {{on_missing: none}} "
-            "for a template that handles None itself",
-            feature=ref.name,
-            status=found.status,
-        )
-
-    def manifest(
-        self,
-        features: Mapping[str, FeatureValue],
-        keys: Mapping[str, Any],
-        *,
-        source: Any,
-        library: str,
-        clock: Any = None,
-        problem: str | None = None,
-    ) -> Manifest:
-        """Where each part of a prompt came from."""
-        degraded = False
-        for found in features.values():
-            if found.status == "unavailable":
-                degraded = True
-        return made_manifest(
-            {
-                "source": source,
-                "clock": clock,
-                "degraded": degraded,
-                "problem": problem,
-                "keys": keys,
-                "inputs": self.input_dtypes,
-                "features": self.origins,
-                "library": library,
-            }
-        )
-
-
 def _input_of(name: str, dtype: DType, value: Any) -> Any:
     try:
         value = None if value is None else dtype.canonical(value)
@@ -624,25 +470,4 @@ def _input_of(name: str, dtype: DType, value: Any) -> Any:
         raise RequestError(f"{name}: {error}") from None
     if value is None:
         raise RequestError(f"{name} is required ({dtype}); give a value")
-    return value
-
-
-def _input(prompt: str, declared: Input, value: Any) -> Any:
-    if value is ABSENT:
-        raise RequestError(f"prompt {prompt!r} needs the input {declared.name!r} ({declared.dtype}); give it by name")
-    if value is None:
-        if declared.default is None:
-            return None
-        raise RequestError(f"input {declared.name!r} of prompt {prompt!r} is {declared.dtype}, not None")
-    try:
-        value = declared.dtype.canonical(value)
-    except InvalidValueError as error:
-        raise RequestError(f"input {declared.name!r} of prompt {prompt!r}: {error}") from None
-    if value is None:
-        raise RequestError(f"input {declared.name!r} of prompt {prompt!r} is not a finite number")
-    if declared.max_chars is not None and len(value) > declared.max_chars:
-        raise RequestError(
-            f"input {declared.name!r} of prompt {prompt!r} has {len(value)} characters; "
-            f"max_chars is {declared.max_chars}"
-        )
     return value

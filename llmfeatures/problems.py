@@ -29,6 +29,7 @@ _KINDS: Final[Mapping[type[LLMFeaturesError], _Kind]] = {
     errors.UnknownNameError: _Kind("unknown_name", 404, ("kind", "name", "known")),
     errors.DefinitionError: _Kind("definition", 422),
     errors.FeatureNotPresentError: _Kind("feature_not_present", 422, ("feature", "status", "problem")),
+    errors.BudgetError: _Kind("budget", 422),
     errors.OnDemandError: _Kind("on_demand", 422, ("feature",)),
     errors.RenderError: _Kind("render", 422),
     errors.SpineError: _Kind("spine", 422),

@@ -11,12 +11,13 @@ import traceback
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 import yaml
 
 from llmfeatures.errors import DefinitionError, LLMFeaturesError, UnknownNameError, did_you_mean
-from llmfeatures.ondemand import OnDemandFeature
+from llmfeatures.ondemand import OnDemandFeature, source_of
 from llmfeatures.schema import Definition, Entity, Feature, FeatureView
 
 
@@ -171,7 +172,13 @@ def load_registry(path: str | Path, root: Path) -> Registry:
     Raises:
         DefinitionError: it is not there, cannot be loaded, or is wrong.
     """
-    written = str(path)
+    registry = _loaded(str(path), root)
+    for one in registry.on_demand:
+        source_of(cast("FunctionType", one.function))  # later the file may be another one
+    return registry
+
+
+def _loaded(written: str, root: Path) -> Registry:
     file = root / written
     if file.suffix in (".yaml", ".yml"):
         with _importable(root):

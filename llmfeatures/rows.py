@@ -21,9 +21,10 @@ from pyarrow import compute
 from llmfeatures import columns
 from llmfeatures.context import FeatureValue, Status, prompt_id
 from llmfeatures.errors import LLMFeaturesError, OnDemandError
-from llmfeatures.plan import FeaturePlan, FeatureRef, PromptPlan
+from llmfeatures.plan import FeaturePlan, FeatureRef
 from llmfeatures.ports import Joined
 from llmfeatures.prompt_cache import PromptCache
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.spanned import MESSAGES, Part, SpanRenderer, combined, part_of, variables_of
 from llmfeatures.types import DType
 

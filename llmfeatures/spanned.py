@@ -18,8 +18,9 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.context import prompt_id
-from llmfeatures.plan import ComputedRef, FeatureRef, PromptPlan
-from llmfeatures.prompts.escape import has_control_token
+from llmfeatures.plan import ComputedRef, FeatureRef
+from llmfeatures.prompt_plan import PromptPlan
+from llmfeatures.prompts.escape import OPENER, has_control_token
 from llmfeatures.prompts.file import ABSENT
 from llmfeatures.prompts.spans import Span, SpannedMessage
 from llmfeatures.types import DType
@@ -29,7 +30,7 @@ pc: Any = compute
 MESSAGES: Final[Any] = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 WIDEST: Final = 2**62
 """Beyond it the codes of combinations no longer fit; then each row is a combination of its own."""
-_NOT_PLAIN: Final = r"[^ -;=-Z\\-~]"
+_NOT_PLAIN: Final = r"[^ -;=-Z\\-~]|\]~"
 """Finds what `escape.is_plain` refuses."""
 
 
@@ -141,7 +142,7 @@ class SpanRenderer:
 
     def __init__(self, plan: PromptPlan) -> None:
         self.plan = plan
-        self.messages: tuple[SpannedMessage, ...] = plan.template.spans or ()
+        self.messages: tuple[SpannedMessage, ...] = (plan.template.spans or ()) if plan.budget is None else ()
         self._reads: dict[int, tuple[str, ...]] = {}
         self.printed = tuple(ref for ref in plan.features.outputs if ref.printed)
         refs = {ref.name for ref in self.printed}
@@ -212,7 +213,7 @@ class SpanRenderer:
 
 def _forged(texts: Any) -> Any:
     """Which texts hold a whole control token: who wrote it, only the whole prompt's segments can tell."""
-    if not pc.any(pc.match_substring_regex(texts, r"[<\[]")).as_py():
+    if not pc.any(pc.match_substring_regex(texts, OPENER)).as_py():
         return pa.repeat(columns.FALSE, len(texts))
     return pa.array([one is not None and has_control_token(one) for one in texts.to_pylist()], pa.bool_())
 

@@ -19,8 +19,9 @@ from pyarrow import compute
 from llmfeatures import codec, columns
 from llmfeatures.clock import from_microseconds, iso, microseconds, parse_duration
 from llmfeatures.errors import ConfigError, RequestError, SourceError, did_you_mean
-from llmfeatures.plan import FeaturePlan, PromptPlan, Role, plan_named
+from llmfeatures.plan import FeaturePlan, Role, plan_named
 from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined, OfflineStore
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.registry import Found, FoundOnDemand, Registry
 from llmfeatures.rows import computed_columns, invalid_rows, settled_columns
 from llmfeatures.sample import check_count

@@ -1,6 +1,7 @@
-"""The project's state in a local folder: records of runs and of failures. Format 2, one JSON file per record.
+"""The project's state in a local folder: records of runs and of failures, format 2, one JSON file per record; and
+releases, one file each, with one file of format 1 that says when which was made the active one.
 
-Format 1 had no ``keys`` in the record of a run.
+Format 1 of records had no ``keys`` in the record of a run.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 
 from llmfeatures.errors import ConfigError, FormatError
 from llmfeatures.files import replacing
-from llmfeatures.ports import FailureRecord, RunRecord
+from llmfeatures.ports import ActivationRecord, FailureRecord, RunRecord
 
 FORMAT = 2
+ACTIVATIONS_FORMAT = 1
 FAILURES = 20
 """Records of failures that are kept of each view."""
 
@@ -31,6 +33,8 @@ class FolderState:
         self._folder = folder
         self._runs = folder / "runs"
         self._failures = folder / "failures"
+        self._releases = folder / "releases"
+        self._activations = folder / "releases" / "activations"
 
     def add_run(self, record: RunRecord) -> None:
         """Keep a record, durably and atomically."""
@@ -73,6 +77,68 @@ class FolderState:
             if view in (None, _view_of(name)) and path.exists():  # else one that was too old by now
                 yield FailureRecord(**_fields(path, FailureRecord))
 
+    def add_release(self, release: str, content: bytes) -> None:
+        """Keep the content of a release under its id, durably and atomically. It replaces what was kept under it."""
+        _make(self._releases)
+        with replacing(self._releases / f"{release}.json") as part:
+            part.write_bytes(content)
+
+    def release(self, release: str) -> bytes | None:
+        """The content of a release; None when there is none of this id."""
+        try:
+            return (self._releases / f"{release}.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ConfigError(
+                f"release {release} cannot be read in {self._releases}: {error.strerror}; correct [project] state"
+            ) from None
+
+    def releases(self) -> list[str]:
+        """The ids of all releases, sorted."""
+        return sorted(name.removesuffix(".json") for name in _names(self._releases))
+
+    def activate(self, record: ActivationRecord) -> None:
+        """Make a release the active one, durably and atomically."""
+        records = [asdict(one) for one in (*self.activations(), record)]
+        _make(self._releases)
+        with replacing(self._activations) as part:
+            text = json.dumps({"format": ACTIVATIONS_FORMAT, "activations": records}, ensure_ascii=False, indent=1)
+            part.write_text(text + "\n", encoding="utf-8")
+
+    def activations(self) -> list[ActivationRecord]:
+        """When which release was made the active one, oldest first.
+
+        Raises:
+            FormatError: they were written by another version of the format, or the file is damaged.
+        """
+        try:
+            written: Any = json.loads(self._activations.read_bytes())
+            found = written["format"]
+            records = [ActivationRecord(**one) for one in written["activations"]] if found == ACTIVATIONS_FORMAT else []
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise ConfigError(f"{self._activations} cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise FormatError(
+                f"{self._activations} is damaged, so nobody knows which release is active; restore it from a backup, "
+                "or remove it and run llmfeatures apply"
+            ) from None
+        if found != ACTIVATIONS_FORMAT:
+            raise FormatError(
+                f"{self._activations} has format {found}, this version reads {ACTIVATIONS_FORMAT}; upgrade llmfeatures"
+            )
+        return records
+
+    def activation_mark(self) -> object:
+        """The identity of the file of activations, which each `activate` replaces by another."""
+        try:
+            status = self._activations.stat()
+        except OSError:
+            return None
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
     @contextmanager
     def alone(self, what: str) -> Generator[bool]:
         """For the length of a block, be the only one of all processes that does ``what``; False when another is at it.
@@ -102,6 +168,13 @@ def _locked(handle: int, path: Path) -> bool:
     except (ImportError, OSError):
         raise ConfigError(f"{path} cannot be locked here; give [project] state a folder on a local disk") from None
     return True
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}; correct [project] state") from None
 
 
 def _keep(folder: Path, at: str, view: str, record: RunRecord | FailureRecord) -> None:

@@ -222,6 +222,30 @@ def parse_dtype(written: str) -> DType:
     raise DefinitionError(f"unknown dtype {written!r}; the dtypes are: {CHOICES}")
 
 
+def placeholder(name: str, dtype: DType, max_chars: int | None = None) -> Any:
+    """A value of the dtype that can be told from a real one where the dtype allows it."""
+    made: Any
+    match dtype.kind:
+        case "str":
+            made = f"<{name}>"[:max_chars]
+        case "enum":
+            made = dtype.words[0]
+        case "list":
+            assert dtype.item is not None
+            made = [placeholder(name, dtype.item)]
+        case "json":
+            made = {name: "<json>"}
+        case "timestamp":
+            made = "2000-01-01T00:00:00Z"
+        case "date":
+            made = "2000-01-01"
+        case "bool":
+            made = False
+        case _:
+            made = 0
+    return dtype.canonical(made)
+
+
 def text(value: Any) -> str:
     """What a prompt prints for a canonical value, before escaping. ``None`` has no text.
 

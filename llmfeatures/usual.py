@@ -17,8 +17,8 @@ from llmfeatures.clock import back
 from llmfeatures.codec import STAMP_LENGTH, event_of
 from llmfeatures.context import FeatureValue, PromptContext, made_context, made_manifest, prompt_id, request_id
 from llmfeatures.errors import InvalidValueError, RenderError, RequestError
-from llmfeatures.plan import PromptPlan
 from llmfeatures.ports import Read
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import Names
 from llmfeatures.version import __version__
 
@@ -50,6 +50,9 @@ class Usual:
             "inputs": plan.input_dtypes,
             "features": plan.origins,
             "library": __version__,
+            "sections": (),
+            "cache_breaks": (),
+            "prefix": None,
         }
 
     def read(self, given: Mapping[str, Any]) -> Read | None:
@@ -180,9 +183,11 @@ class Usual:
 
 def usual_of(plan: PromptPlan) -> Usual | None:
     """The usual call of a prompt; None for a prompt that has none: of several entities, or an entity with several join
-    keys or one that is no text, or with features that are more than their JSON."""
+    keys or one that is no text, or with features that are more than their JSON; or with a budget or a cache break."""
     features = plan.features
     if features.types is None or features.computed or features.dotted or not all(ref.printed for ref in features.refs):
+        return None
+    if not plan.is_plain:
         return None
     (role,) = features.roles
     if [dtype.kind for dtype in role.entity.join_keys.values()] != ["str"]:

@@ -28,6 +28,12 @@ class DiffLine(NamedTuple):
     parts: tuple[Part, ...]
 
 
+def plain(line: DiffLine) -> str:
+    """The line without colours: changed words as ``[-old-]`` and ``{+new+}``."""
+    opening, closing = {" ": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}[line.sign]
+    return line.sign + "".join(f"{opening}{one.text}{closing}" if one.changed else one.text for one in line.parts)
+
+
 def diff_lines(old: str, new: str) -> list[DiffLine]:
     """The lines of both texts in order; where they differ, the old lines and then the new ones."""
     before, after = old.split("\n"), new.split("\n")

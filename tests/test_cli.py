@@ -20,11 +20,10 @@ import pytest
 
 from llmfeatures.cli import worddiff
 from llmfeatures.cli.app import run
-from llmfeatures.cli.context import placeholder
 from llmfeatures.context import PromptContext
 from llmfeatures.coverage import coverage
 from llmfeatures.project import Project
-from llmfeatures.types import parse_dtype
+from llmfeatures.types import parse_dtype, placeholder
 from tests.projects import MOMENT, at, make_project, segment, watched
 
 MULTI = """---
@@ -233,7 +232,7 @@ def test_list_says_what_it_cannot_read(cli: Cli, project: Path) -> None:
 
 def test_list_prompts(cli: Cli, project: Path) -> None:
     ran = cli("list", "prompts", "--project", project)
-    assert re.search(r"^home +Greets +[0-9a-f]{12} +segment, watched$", ran.out, re.MULTILINE)
+    assert re.search(r"^home +Greets +[0-9a-f]{12} +~?[0-9]+ +segment, watched$", ran.out, re.MULTILINE)
     data = cli("list", "prompts", "--json", "--project", project).data
     assert [one["name"] for one in data] == ["home", "support/answer"]
     assert data[1]["inputs"] == {"question": "str"}
@@ -247,19 +246,19 @@ def test_check_finds_problems(cli: Cli, project: Path) -> None:
     (project / "prompts" / "home.prompt.j2").write_text("hello\n{{ segmnt }}\n")
     ran = cli("check", "--project", project)
     assert ran.code == 1
-    assert re.search(r"^prompts/home\.prompt\.j2:2(:\d+)?: error: .*segment", ran.out, re.MULTILINE)
+    assert "\n  --> prompts/home.prompt.j2:2:4\n2 | {{ segmnt }}\n  |    ^^^^^^\n" in ran.out
     assert "1 error" in ran.out.splitlines()[-1]
     data = cli("check", "--json", "--project", project)
     assert data.code == 1
     assert data.data["checked"] == {"views": 2, "prompts": 2}
-    assert {"severity", "where", "message"} == set(data.data["problems"][0])
+    assert {"code", "severity", "where", "message", "help"} < set(data.data["problems"][0])
 
 
 def test_check_reports_a_registry_that_does_not_load(cli: Cli, project: Path) -> None:
     (project / "features.yaml").write_text("views: [{name: x, entity: nobody, source: p, features: {a: int}}]")
     ran = cli("check", "--project", project)
     assert ran.code == 1
-    assert ran.out.startswith("registry: error: ")
+    assert ran.out.startswith("error[LF005]: unknown entity 'nobody'")
 
 
 def test_materialize(cli: Cli, project: Path) -> None:
@@ -326,7 +325,7 @@ def test_context_of_several_messages(cli: Cli, filled: Path) -> None:
 
 def test_context_as_of_and_explained(cli: Cli, project: Path) -> None:
     ran = cli("context", "home", "user_id=a", "--as-of", "2026-05-02", "--explain", "--project", project)
-    assert ran.out.startswith("Viewer: casual, watched 22 titles.")
+    assert ran.out.startswith("Viewer: «casual», watched «22» titles.")
     assert "segment: present, 12h old, from view segment" in ran.out
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llmfeatures import Project, columns, prompt_cache
 from llmfeatures.context import FeatureValue, prompt_id
 from llmfeatures.errors import LLMFeaturesError, PromptError, RequestError, SpineError
-from llmfeatures.plan import PromptPlan
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.rows import Column, Renderer
 from tests.projects import MOMENT, NOW, at, make_project, segment, watched
 

@@ -8,9 +8,13 @@ def main() -> None:
     import sys
 
     try:
-        from llmfeatures.cli.app import run
+        from llmfeatures.cli.asked import quick
 
-        code = run(sys.argv[1:])
+        code = quick(sys.argv[1:])
+        if code is None:
+            from llmfeatures.cli.app import run
+
+            code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while it was still loading
         code = 130
     sys.exit(code)

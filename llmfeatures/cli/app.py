@@ -10,9 +10,11 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from llmfeatures.cli import (
+    apply,
     check,
     context,
     demo,
+    diff,
     features,
     history,
     init,
@@ -22,6 +24,7 @@ from llmfeatures.cli import (
     serve,
     status,
     terminal,
+    test,
 )
 from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError, UnknownNameError
 
@@ -66,7 +69,23 @@ def _verb(name: str, function: Callable[..., None], *examples: str) -> None:
 _verb("init", init.init, "init my-project", "init")
 _verb("demo", demo.demo, "demo", "demo --redis redis://localhost:6379/0")
 _verb("list", listing.list_, "list", "list prompts", "list --json")
-_verb("check", check.check, "check", "check --project services/recommender --json")
+_verb(
+    "check",
+    check.check,
+    "check",
+    "check prompts/home.prompt.j2 --fix",
+    "check --explain LF012",
+    "check --project services/recommender --format github",
+)
+_verb("test", test.cases, "test", "test recommender --update", "test -k heavy_viewer", "test --coverage")
+_verb(
+    "apply",
+    apply.apply,
+    'apply --message "Shorter greeting"',
+    "apply --dry-run",
+    "apply --list",
+    "apply --rollback previous",
+)
 _verb("materialize", materialize.materialize, "materialize", "materialize segment activity --full")
 _verb("status", status.status, "status", "status --json")
 _verb(
@@ -89,6 +108,9 @@ _verb(
     "context recommender user_id=8a2f",
     'context support/answer user_id=8a2f question="What is new?"',
     "context recommender user_id=8a2f --as-of 2026-05-05T12:00Z --diff",
+    "context recommender user_id=8a2f --explain",
+    "context recommender user_id=8a2f --watch",
+    "context recommender user_id=8a2f --timeline --since 7d",
     "context recommender",
 )
 _verb(
@@ -98,6 +120,14 @@ _verb(
     "history recommender --spine requests.csv --out evals.parquet --clock event",
     "history recommender --users 200 --every 1d --since 30d --label last_genre@+7d --out evals.parquet",
     "history recommender --spine requests.parquet --out evals.jsonl --format promptfoo --split train=0.8,test=0.2",
+)
+_verb(
+    "diff",
+    diff.diff,
+    "diff recommender",
+    "diff recommender --against git:main --spine requests.parquet --price-per-million 2.50",
+    "diff recommender --against old.prompt.j2 --users 500 --since 7d --html diff.html",
+    'diff recommender --against git:main --markdown comment.md --fail-if "changed > 10%" --fail-if "errors > 0"',
 )
 app.add_typer(serve.app, name="serve")
 

@@ -15,7 +15,15 @@ import typer
 
 from llmfeatures.cli import terminal
 from llmfeatures.cli.check import counted
-from llmfeatures.cli.options import HERE, JsonOption, ProjectOption, parse_pairs, split_pairs
+from llmfeatures.cli.options import (
+    HERE,
+    JsonOption,
+    ProjectOption,
+    ReleaseOption,
+    at_release,
+    parse_pairs,
+    split_pairs,
+)
 
 if TYPE_CHECKING:
     from llmfeatures.history import History, HistorySummary
@@ -130,6 +138,7 @@ def history(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show how the join would be done, and write nothing.")
     ] = False,
+    release: ReleaseOption = None,
     allow_errors: Annotated[
         bool, typer.Option("--allow-errors", help="Exit code 0 also when rows have no prompt.")
     ] = False,
@@ -148,6 +157,8 @@ def history(
     from llmfeatures.project import Project
 
     loaded = Project.load(project)
+    then = "then" if release == "then" else None
+    loaded = at_release(loaded, None if then else release, None)
     if spine is None and users is None and where is None:
         raise RequestError("whose prompts? give --spine FILE, or --users N for users and moments from history")
     if out is None and not explain:
@@ -172,6 +183,7 @@ def history(
         label=label,
         seed=seed,
         without=without or None,
+        release=then,
     )
     if out is None or explain:
         _explain(made.explain(), as_json=as_json)

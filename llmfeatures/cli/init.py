@@ -20,7 +20,7 @@ def init(
 ) -> None:
     """Make a new project that works at once.
 
-    It has a registry, a prompt, a tiny history and a spine. Nothing is overwritten.
+    It has a registry, a prompt with tests, a tiny history and a spine. Nothing is overwritten.
     """
     from llmfeatures.cli.scaffold import GITIGNORE, gitignore, scaffold
     from llmfeatures.errors import RequestError
@@ -83,6 +83,7 @@ def next_commands(folder: Path) -> str:
         "llmfeatures context welcome user_id=ada --as-of 2026-01-06 --diff",
         "llmfeatures history welcome --spine requests.csv --out evals.jsonl",
         "llmfeatures check",
+        "llmfeatures test",
     ]
     if folder.resolve() != Path.cwd():
         commands.insert(0, f"cd {shlex.quote(str(folder))}")

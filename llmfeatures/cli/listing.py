@@ -10,10 +10,13 @@ from llmfeatures.cli import terminal
 from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmfeatures.coverage import FeatureCoverage
     from llmfeatures.ondemand import OnDemandFeature
-    from llmfeatures.plan import PromptPlan
     from llmfeatures.project import Project
+    from llmfeatures.prompt_plan import PromptPlan
+    from llmfeatures.releases import Release
 
 WHAT = ("features", "prompts")
 Used = dict[tuple[str, str], list[str]]
@@ -113,22 +116,64 @@ def list_features(project: Project, *, as_json: bool) -> None:
 
 
 def list_prompts(project: Project, *, as_json: bool) -> None:
-    """Every prompt of the project; one that cannot be compiled is left out with a note."""
+    """Every prompt of the project; one that cannot be compiled is left out with a note.
+
+    ``released`` is the version in the active release. ``tokens`` are those of the text that the author wrote.
+    """
     plans = compiled(project)
+    release = _active(project)
+    released = {} if release is None else {name: one.version for name, one in release.prompts.items()}
+    tokens = [_tokens(plan) for plan in plans]
     if as_json:
-        terminal.write_json([_prompt_json(plan) for plan in plans])
-        return
-    rows = [
-        (
-            plan.name,
-            plan.description,
-            plan.version[:12],
-            ", ".join(ref.name for ref in plan.features.answers),
-            ", ".join(f"{name}: {one.dtype}" for name, one in plan.inputs.items()),
+        terminal.write_json(
+            [_prompt_json(plan, released.get(plan.name), count) for plan, count in zip(plans, tokens, strict=True)]
         )
-        for plan in plans
-    ]
-    terminal.table(("prompt", "description", "version", "features", "inputs"), rows)
+    else:
+        rows = [
+            (
+                plan.name,
+                plan.description,
+                plan.version[:12],
+                *([] if release is None else [_released(plan, released)]),
+                f"{count:,}" if counter else f"~{count:,}",
+                ", ".join(ref.name for ref in plan.features.answers),
+                ", ".join(f"{name}: {one.dtype}" for name, one in plan.inputs.items()),
+            )
+            for plan, (count, counter) in zip(plans, tokens, strict=True)
+        ]
+        names = ("prompt", "description", "version", *(["released"] if release else []), "tokens", "features", "inputs")
+        terminal.table(names, rows, numbers=("tokens",))
+    for name in released:
+        if name not in project.prompts.names():
+            terminal.note(f"prompt {name!r} is in the active release and no longer in the files")
+
+
+def _active(project: Project) -> Release | None:
+    """The active release; a note says when it cannot be read."""
+    from llmfeatures.errors import LLMFeaturesError
+
+    try:
+        return project.releases.active()
+    except LLMFeaturesError as error:
+        terminal.note(str(error))
+        return None
+
+
+def _released(plan: PromptPlan, released: Mapping[str, str]) -> str:
+    found = released.get(plan.name)
+    return "not yet" if found is None else "same" if found == plan.version else found[:12]
+
+
+def _tokens(plan: PromptPlan) -> tuple[int, str | None]:
+    """How many tokens the written text of a prompt has, and what counted them; None: an estimate."""
+    from llmfeatures import tokens
+    from llmfeatures.prompts.texts import static_text
+
+    text = static_text(plan.template.body, plan.template.sources)
+    if not tokens.installed():
+        return tokens.estimate(text), None
+    counter = tokens.tokenizer("o200k_base")
+    return counter.count(text), counter.name
 
 
 def compiled(project: Project) -> list[PromptPlan]:
@@ -171,11 +216,14 @@ def _prompts_of(one: FeatureCoverage, used: Used) -> list[str]:
     return used.get((one.view.name, one.feature.name), [])
 
 
-def _prompt_json(plan: PromptPlan) -> dict[str, Any]:
+def _prompt_json(plan: PromptPlan, released: str | None, tokens: tuple[int, str | None]) -> dict[str, Any]:
     return {
         "name": plan.name,
         "description": plan.description,
         "version": plan.version,
+        "released": released,
+        "tokens": tokens[0],
+        "counted_by": tokens[1] or "estimate",
         "features": [ref.name for ref in plan.features.answers],
         "inputs": {name: str(one.dtype) for name, one in plan.inputs.items()},
     }

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from llmfeatures.project import Project
     from llmfeatures.types import DType
 
 ProjectOption = Annotated[Path, typer.Option("--project", metavar="PATH", help="A folder in the project.")]
@@ -26,6 +29,14 @@ ClockOption = Annotated[
 ]
 NobodyOption = Annotated[
     bool, typer.Option("--nobody", help="Nobody is known: every join key that is not given is None.")
+]
+ReleaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--release",
+        metavar="ID",
+        help="The prompt as a release has it: an id, active or previous; then: the one of the time.",
+    ),
 ]
 HERE = Path()
 
@@ -85,6 +96,36 @@ def with_keys(values: Mapping[str, Any], keys: Mapping[str, DType], *, nobody: b
     if absent and not nobody:
         raise RequestError(f"{absent[0]} is required; give {absent[0]}=VALUE, or --nobody when nobody is known")
     return {**dict.fromkeys(absent), **values}
+
+
+def at_release(project: Project, release: str | None, as_of: datetime | None) -> Project:
+    """The project with the prompts of the release that an option names, if it does; a note says when bytes may differ.
+
+    Raises:
+        RequestError: ``then`` without a moment.
+        ReleaseError: no release was active at the moment, or the release cannot be rendered here.
+    """
+    from llmfeatures.cli import terminal
+    from llmfeatures.clock import iso
+    from llmfeatures.errors import ReleaseError, RequestError
+    from llmfeatures.releases.rebuilding import caution
+
+    if release is None:
+        return project
+    if release == "then":
+        if as_of is None:
+            raise RequestError("--release then goes with --as-of, the moment; give it, or the id of a release")
+        found = project.releases.active_at(as_of)
+        if found is None:
+            first = next(iter(project.releases.activations()), None)
+            when = "none ever was" if first is None else f"the first is of {first.at}"
+            raise ReleaseError(f"no release was active at {iso(as_of)}; {when}")
+        release = found
+    made = project.at_release(release)
+    said = None if made.release is None else caution(made.release)
+    if said is not None:
+        terminal.note(said)
+    return made
 
 
 def clock_name(clock: str | None, as_of: str | None) -> str:

@@ -58,6 +58,16 @@ You greet the users of an app in one friendly sentence.
 User: {{ first_name }}, plan {{ plan }}, {{ sessions_7d }} sessions in the last 7 days.
 """
 
+CASES = """\
+# cases of the prompt welcome: given values, and what it is to say; run by llmfeatures test
+- id: on_the_pro_plan
+  features: {first_name: Ada, plan: pro, sessions_7d: 9}
+  expect: {contains: "User: Ada, plan pro, 9 sessions"}
+
+- id: nothing_is_known
+  expect: {contains: "User: there, plan free", not_contains: None}
+"""
+
 REQUESTS = """\
 user_id,event_timestamp
 ada,2026-01-06T09:00:00Z
@@ -88,6 +98,7 @@ def scaffold(name: str) -> dict[str, bytes]:
         "llmfeatures.toml": CONFIG.format(name=json.dumps(name)).encode(),
         "features.py": REGISTRY.encode(),
         "prompts/welcome.prompt.j2": PROMPT.encode(),
+        "prompts/welcome.cases.yaml": CASES.encode(),
         "data/profile.parquet": _parquet(_PROFILE),
         "data/activity.parquet": _parquet(_ACTIVITY),
         "requests.csv": REQUESTS.encode(),

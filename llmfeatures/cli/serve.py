@@ -40,9 +40,15 @@ def serve(
     log_format: Annotated[
         str | None, typer.Option("--log-format", metavar="FORMAT", help="A line per request: json, text or off.")
     ] = None,
+    working: Annotated[
+        bool, typer.Option("--working", help="Serve the files as they are now, and no release.")
+    ] = False,
     project: ProjectOption = HERE,
 ) -> None:
-    """Serve features and prompts over HTTP; options that are not given are those of [serve]."""
+    """Serve features and prompts over HTTP; options that are not given are those of [serve].
+
+    It serves the active release (llmfeatures apply), and goes over to each that follows; the files until there is one.
+    """
     if call.invoked_subcommand is not None:
         return
     from llmfeatures.errors import RequestError, did_you_mean
@@ -52,7 +58,7 @@ def serve(
     if log_format is not None and log_format not in formats:
         raise RequestError(f"unknown log format {log_format!r}{did_you_mean(log_format, formats)}")
     given = {"host": host, "port": port, "workers": workers, "log": log_format}
-    run(project, {name: value for name, value in given.items() if value is not None})
+    run(project, {name: value for name, value in given.items() if value is not None}, working=working)
 
 
 @keys.command("new")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmfeatures.worddiff import DiffLine, diff_lines
+from llmfeatures.worddiff import DiffLine, diff_lines, plain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -12,18 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["diff_lines", "plain", "styled"]
 
 
-def plain(line: DiffLine) -> str:
-    """The line without colours: changed words as ``[-old-]`` and ``{+new+}``."""
-    opening, closing = {" ": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}[line.sign]
-    return line.sign + "".join(f"{opening}{one.text}{closing}" if one.changed else one.text for one in line.parts)
-
-
-def styled(line: DiffLine) -> Text:
-    """The line with colours: changed words stand out."""
+def styled(line: DiffLine, *, indent: int = 0) -> Text:
+    """The line with colours: changed words stand out. ``indent`` spaces stand before it."""
     from rich.text import Text
 
     colour = {" ": "", "-": "red", "+": "green"}[line.sign]
-    made = Text(line.sign, style=colour)
+    made = Text(" " * indent + line.sign, style=colour)
     for one in line.parts:
         made.append(one.text, style="bold reverse" if one.changed else "")
     return made

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from llmfeatures.files import replacing
-from llmfeatures.plan import PromptPlan
+from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.report.page import page
 from llmfeatures.report.prompts import Prompts
 from llmfeatures.report.tally import HOUR, Ages, Coverage, Numbers, Top, shortened

@@ -21,6 +21,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
@@ -31,7 +33,7 @@ import pytest
 from llmfeatures import columns
 from llmfeatures.clock import from_microseconds
 from llmfeatures.errors import SourceError, SpineError
-from llmfeatures.ports import Joined, Lookup, OfflineStore
+from llmfeatures.ports import ClockName, DatedSources, Joined, Lookup, OfflineStore
 from llmfeatures.schema import Aggregation, Entity, FeatureView, ParquetSource, PushSource
 from llmfeatures.testing.drawn import Drawn, random_events, seeded
 from llmfeatures.testing.rule import (
@@ -52,7 +54,9 @@ from llmfeatures.testing.rule import (
     compare_aggregated_latest,
     compare_latest,
     history_of,
+    moment,
     times,
+    winner,
 )
 from llmfeatures.types import DType
 
@@ -63,6 +67,19 @@ def _plain(batch: Joined, number: int) -> list[Any]:
     """The rows of one lookup."""
     found = batch.found[number]
     return list(zip(columns.moments(found.event), *(one.to_pylist() for one in found.columns), strict=True))
+
+
+def _won(history: History, keys: tuple[Any, ...], at: int, *, clock: ClockName) -> tuple[datetime | None, Row | None]:
+    """The event timestamp of the row that wins, and the row."""
+    row = winner(history.view, history.rows, keys, at, clock)
+    return (None, None) if row is None else (moment(row.event), row)
+
+
+def _won_aggregated(
+    events: Events, keys: tuple[Any, ...], at: int, *, clock: ClockName
+) -> tuple[datetime | None, tuple[Any, ...]]:
+    row = events.expected(keys, at, clock)
+    return moment(row.event), row.values
 
 
 @contextmanager
@@ -453,6 +470,28 @@ class OfflineStoreTests:
                 assert {one[KEY]: one["first"] for one in found} == {
                     key: from_microseconds(START + event) for key, event in expected.items()
                 }
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_changes_are_all_moments_at_which_another_row_wins(self, tmp_path: Path, seed: int) -> None:
+        """Of a store that is `DatedSources`; the others are not asked."""
+        histories = Drawn(seeded(seed)).histories()
+        events = random_events(seeded(seed), cadence="4us", windows=["9us", None], created=True)
+        with self.opened(tmp_path, *histories, events) as store:
+            if not isinstance(store, DatedSources):
+                pytest.skip("this store does not say when rows change")
+            for key in ("a", "ä|", "nobody"):
+                for clock in CLOCKS:
+                    wins: list[tuple[FeatureView, Any]] = [
+                        (one.view, partial(_won, one, (key,), clock=clock)) for one in histories
+                    ]
+                    wins.append((events.view, partial(_won_aggregated, events, (key,), clock=clock)))
+                    for view, won_at in wins:
+                        told = store.changes(view, [key], until=from_microseconds(START + 40), clock=clock).to_pylist()
+                        for before, after in pairwise(range(-1, 41)):
+                            event, row = won_at(after)
+                            if row != won_at(before)[1] and event is not None:
+                                assert {"at": moment(after), "event": event} in told, (view.name, key, clock, after)
+                        assert all(one["at"] <= moment(40) for one in told)
 
     def test_entity_keys_of_nothing(self, tmp_path: Path) -> None:
         with self.opened(tmp_path, history_of([])) as store:

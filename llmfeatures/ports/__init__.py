@@ -1,0 +1,95 @@
+"""Protocols that adapters implement, and the frozen values that pass between them and the services.
+
+Each docstring is the contract; `llmfeatures.testing` has a conformance suite per kind of store.
+"""
+
+from __future__ import annotations
+
+from llmfeatures.ports.exporter import Exporter
+from llmfeatures.ports.offline import (
+    EVENT_TIMESTAMP,
+    TARGET,
+    ClockName,
+    DatedSources,
+    FoundColumns,
+    Interruptible,
+    Joined,
+    JoinStep,
+    LatestBatch,
+    LatestCount,
+    Lookup,
+    OfflineStore,
+    Relation,
+    Since,
+    VersionedSources,
+)
+from llmfeatures.ports.online import (
+    UNFINISHED,
+    AsyncOnlineStore,
+    Begun,
+    Meta,
+    OnlineStore,
+    Read,
+    RowColumns,
+    RowWrite,
+    Usage,
+    ViewFields,
+    ViewMeta,
+    ViewUsage,
+    Written,
+)
+from llmfeatures.ports.pushes import Push, PushedRows, PushLog, PushSize
+from llmfeatures.ports.state import (
+    PUSHED_CREATED,
+    PUSHED_EVENT,
+    PUSHED_ID,
+    PUSHED_RECEIVED,
+    ActivationRecord,
+    FailureRecord,
+    RunRecord,
+    StateStore,
+)
+
+__all__ = [
+    "EVENT_TIMESTAMP",
+    "PUSHED_CREATED",
+    "PUSHED_EVENT",
+    "PUSHED_ID",
+    "PUSHED_RECEIVED",
+    "TARGET",
+    "UNFINISHED",
+    "ActivationRecord",
+    "AsyncOnlineStore",
+    "Begun",
+    "ClockName",
+    "DatedSources",
+    "Exporter",
+    "FailureRecord",
+    "FoundColumns",
+    "Interruptible",
+    "JoinStep",
+    "Joined",
+    "LatestBatch",
+    "LatestCount",
+    "Lookup",
+    "Meta",
+    "OfflineStore",
+    "OnlineStore",
+    "Push",
+    "PushLog",
+    "PushSize",
+    "PushedRows",
+    "Read",
+    "Relation",
+    "RowColumns",
+    "RowWrite",
+    "RunRecord",
+    "Since",
+    "StateStore",
+    "Usage",
+    "VersionedSources",
+    "ViewFields",
+    "ViewMeta",
+    "ViewUsage",
+    "Written",
+]
