@@ -707,7 +707,7 @@ def test_a_reader_that_leaves_is_no_traceback(filled: Path) -> None:
 
 
 def test_an_interrupt_leaves_no_half_written_file(filled: Path, tmp_path: Path) -> None:
-    count = 400_000
+    count = 3_000_000
     table = pa.table({"user_id": ["a"] * count, "event_timestamp": pa.array([at(day=2)] * count, MOMENT)})
     pq.write_table(table, tmp_path / "large.parquet")
     target = tmp_path / "out"

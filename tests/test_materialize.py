@@ -368,8 +368,16 @@ def _contents(project: Project) -> Any:
     return found, {name: one.watermark for name, one in (project.online.meta().views).items()}
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize(
+    ("online", "phase", "full"),
+    [
+        pytest.param(online, phase, full, marks=[] if full == (online == "redis") else [pytest.mark.heavy])
+        for online in ("sqlite", "redis")
+        for phase in PHASES
+        for full in (True, False)
+    ],
+    indirect=["online"],
+)
 def test_a_run_killed_in_any_phase_is_healed_by_a_rerun(tmp_path: Path, online: str, phase: str, full: bool) -> None:
     rng = random.Random(f"{phase}{full}")
     first = [segment(f"u{rng.randrange(40)}", f"s{n}", at(1, n % 60), at(1, n % 60)) for n in range(80)]

@@ -602,8 +602,18 @@ def rows_kept(folder: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("kind", ["parquet", "chat.gz in parts", "inspect.zst"])
+SIGNALS = {"parquet": signal.SIGKILL, "chat.gz in parts": signal.SIGINT, "inspect.zst": signal.SIGTERM}
+"""The signal that each kind is stopped by in the normal tests; the heavy ones have all pairs."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign"),
+    [
+        pytest.param(kind, sign, marks=[] if SIGNALS[kind] == sign else [pytest.mark.heavy])
+        for kind in SIGNALS
+        for sign in SIGNALS.values()
+    ],
+)
 def test_a_command_that_is_stopped_is_run_again(
     kind: str, sign: signal.Signals, project: Project, whole: Any, tmp_path: Path
 ) -> None:
