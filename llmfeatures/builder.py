@@ -76,13 +76,17 @@ class Prompts:
         """The plan of a prompt, and its usual call if it has one. Raises as `plan`."""
         if self.reload:
             self._forget_changed()
-        found = self._plans.get(name)
+        plans = self._plans  # another thread may begin afresh meanwhile
+        found = plans.get(name)
         if found is None:
-            source = self.source
-            file = read_prompt(source, name) if isinstance(source, Path) else source.read(name)
-            plan = compile_plan(self.registry, file, self._environment)
-            found = self._plans[name] = plan, usual_of(plan)
+            found = plans[name] = self._compile(name)
         return found
+
+    def _compile(self, name: str) -> tuple[PromptPlan, Usual | None]:
+        source = self.source
+        file = read_prompt(source, name) if isinstance(source, Path) else source.read(name)
+        plan = compile_plan(self.registry, file, self._environment)
+        return plan, usual_of(plan)
 
     def _forget_changed(self) -> None:
         """Start afresh when any file of the prompts folder changed."""

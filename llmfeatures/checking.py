@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmfeatures import config as configuration
 from llmfeatures.checker.cache import CheckCache
@@ -18,11 +19,13 @@ from llmfeatures.checker.sources import SourceCache, finding, source_findings
 from llmfeatures.checker.warm import Inputs
 from llmfeatures.config import Config
 from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError
-from llmfeatures.ports import OfflineStore
 from llmfeatures.prompts.codegen import PARTIALS
 from llmfeatures.prompts.file import SUFFIX
 from llmfeatures.registry import Registry
 from llmfeatures.schema import ParquetSource, PushSource
+
+if TYPE_CHECKING:
+    from llmfeatures.ports import OfflineStore
 
 _PLACE = re.compile(r"registry (?P<path>\S+):(?P<line>\d+)(?:: | )(?P<rest>.*)", re.DOTALL)
 _GLOB = re.compile(r"[*?\[]|://")

@@ -89,8 +89,6 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
     )
     remember(plan)
     return plan
-    remember(plan)
-    return plan
 
 
 def _tokenizer(file: PromptFile) -> Tokenizer | None:

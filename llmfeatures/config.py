@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,8 +16,9 @@ from llmfeatures.checker.options import CheckOptions, rule_codes
 from llmfeatures.clock import Clock, as_utc, parse_duration, system_clock
 from llmfeatures.config_file import FILE, STATE, find_tables
 from llmfeatures.errors import ConfigError, InvalidValueError, RequestError, did_you_mean
-from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, PushLog, StateStore
-from llmfeatures.state import FolderState
+
+if TYPE_CHECKING:
+    from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, PushLog, StateStore
 
 EMBEDDED = "sqlite"
 _PREFIX = "LLMFEATURES_"
@@ -323,6 +324,8 @@ def open_pushes(config: Config) -> PushLog:
 
 def open_state(config: Config) -> StateStore:
     """The project's state."""
+    from llmfeatures.state import FolderState
+
     return FolderState(config.state)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from llmfeatures.errors import ConfigError
 
@@ -33,9 +33,12 @@ def find_tables(path: str | Path) -> Tables | None:
             return Tables(folder, FILE, _read(folder / FILE))
         pyproject = folder / "pyproject.toml"
         if pyproject.is_file():
-            found = _read(pyproject).get("tool", {}).get("llmfeatures")
+            tool: object = _read(pyproject).get("tool")
+            found = cast("dict[str, Any]", tool).get("llmfeatures") if isinstance(tool, dict) else None
             if found is not None:
-                return Tables(folder, "pyproject.toml", found)
+                if not isinstance(found, dict):
+                    raise ConfigError("pyproject.toml: [tool.llmfeatures] is a table of sections")
+                return Tables(folder, "pyproject.toml", cast("dict[str, Any]", found))
     return None
 
 

@@ -178,7 +178,7 @@ class FormatError(StoreError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known ones, or all when there are few."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         hint = f"; did you mean {' or '.join(repr(one) for one in close)}?"

@@ -46,14 +46,14 @@ class _Plan(Protocol):
 
 _MOST_LINES: Final = 6
 """So many lines of one value are named."""
-_PLANS: WeakValueDictionary[str, _Plan] = WeakValueDictionary()
+_PLANS: WeakValueDictionary[int, _Plan] = WeakValueDictionary()
 _NEWEST: deque[_Plan] = deque(maxlen=64)
 """Kept alive, so that a context of a builder that is gone already can be explained, as in a notebook."""
 
 
 def remember(plan: _Plan) -> None:
     """Let contexts that this plan renders be explained, for as long as it lives or is among the newest."""
-    _PLANS[plan.version] = plan
+    _PLANS[id(plan)] = plan  # by identity: several of one version may live, and one of them longest
     _NEWEST.append(plan)
 
 
@@ -175,7 +175,7 @@ def explained(context: PromptContext) -> Explanation:
 
 
 def _segments(context: PromptContext) -> Any:
-    plan = _PLANS.get(context.version)
+    plan = next((one for one in list(_PLANS.values()) if one.version == context.version), None)
     if plan is None:
         return None
     try:

@@ -32,12 +32,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if not file_path.name.endswith(_CASES):
         return None
     from llmfeatures.config import find_config
+    from llmfeatures.config_file import find_tables
     from llmfeatures.errors import ConfigError
+    from llmfeatures.prompts.file import SUFFIX
 
     try:
+        if find_tables(file_path) is None:  # somebody else's file
+            return None
         folder = find_config(file_path).prompts.resolve()
-    except ConfigError:  # somebody else's file
-        return None
+    except ConfigError:  # collecting says so: with no items, nobody would miss the cases
+        beside = file_path.with_name(file_path.name.removesuffix(_CASES) + SUFFIX)
+        return CasesFile.from_parent(parent, path=file_path) if beside.is_file() else None
     return CasesFile.from_parent(parent, path=file_path) if file_path.resolve().is_relative_to(folder) else None
 
 
@@ -79,7 +84,10 @@ class CaseItem(pytest.Item):
         except LLMFeaturesError as error:
             raise CaseFailedError(str(error)) from None
         folder = self.project.config.prompts.resolve()
-        result = run_case(plan, self.case, folder, update=bool(self.config.getoption("--update-prompts")))
+        try:
+            result = run_case(plan, self.case, folder, update=bool(self.config.getoption("--update-prompts")))
+        except LLMFeaturesError as error:  # the snapshot cannot be written
+            raise CaseFailedError(str(error)) from None
         if not result.passed:
             raise CaseFailedError(failed_text(result))
 

@@ -56,7 +56,10 @@ class ReleasedHistory(History):
         newest = plans[-1]
         super().__init__(newest, spine, offline=offline, clock=clock, exporters=exporters, protected=protected)
         self._reigns, self._before = reigns, before
-        self._plans = list({one.version: one for one in plans}.values())
+        self._plans: list[PromptPlan] = []
+        for plan in plans:
+            if not any(_same(one, plan) for one in self._plans):
+                self._plans.append(plan)
 
     def _spine_dtypes(self) -> dict[str, DType]:
         dtypes: dict[str, DType] = {}
@@ -84,24 +87,24 @@ class ReleasedHistory(History):
         self._schema = self._started[0].schema
 
     def _batches(self, joins: Iterator[Joined], lookups: Sequence[Lookup]) -> Iterator[pa.RecordBatch]:
-        rows = {one.version: HistoryRows(one, self.clock, self.summary) for one in self._plans}
-        places = {one.version: [lookups.index(lookup) for lookup in one.features.lookups] for one in self._plans}
+        rows = [HistoryRows(one, self.clock, self.summary) for one in self._plans]
+        places = [[lookups.index(lookup) for lookup in one.features.lookups] for one in self._plans]
         schema: pa.Schema | None = None
         number = 0
         for joined in joins:
             if schema is None:
                 nothing = pa.array([], pa.int64())
                 empty = [
-                    rows[one.version].batch(_taken(joined, nothing, places[one.version]), range(0), None).schema
-                    for one in self._plans
+                    one.batch(_taken(joined, nothing, own), range(0), None).schema
+                    for one, own in zip(rows, places, strict=True)
                 ]
                 schema = _united(self.plan.name, empty)
             known, made = self.summary.first_error, list[pa.RecordBatch]()
             order: list[int] = []
             for reign, own in self._by_reign(joined.at).items():
                 plan, reason = self._of(reign)
-                part = _taken(joined, pa.array(own, pa.int64()), places[plan.version])
-                batch = rows[plan.version].batch(part, [number + one for one in own], reason)
+                part = _taken(joined, pa.array(own, pa.int64()), places[plan])
+                batch = rows[plan].batch(part, [number + one for one in own], reason)
                 made.append(_widened(batch, schema, refused=reason is not None))
                 order += own
             if not made:
@@ -123,12 +126,20 @@ class ReleasedHistory(History):
             found.setdefault(number, []).append(row)
         return found
 
-    def _of(self, number: int) -> tuple[PromptPlan, str | None]:
-        """The plan of a reign, and why it has none; then another one stands in for the columns."""
+    def _of(self, number: int) -> tuple[int, str | None]:
+        """The place of a reign's plan, and why it has none; then another one stands in for the columns."""
         reign = self._reigns[number] if number >= 0 else None
         if reign is not None and reign.plan is not None:
-            return reign.plan, None
-        return self.plan, self._before if reign is None else reign.reason
+            return self._place(reign.plan), None
+        return self._place(self.plan), self._before if reign is None else reign.reason
+
+    def _place(self, plan: PromptPlan) -> int:
+        return next(place for place, one in enumerate(self._plans) if _same(one, plan))
+
+
+def _same(one: PromptPlan, other: PromptPlan) -> bool:
+    """Whether two plans give the same rows: a version says nothing of where values come from."""
+    return one.version == other.version and one.features.lookups == other.features.lookups
 
 
 def _first_error(errors: pa.Array[Any], number: int) -> str | None:

@@ -261,7 +261,7 @@ def _parameter(one: _Taken) -> str:
 def _method(define: str, name: str, plan: PromptPlan, given: Sequence[str], returned: str) -> str:
     parameters = ["self", f"prompt: Literal[{_quoted(plan.name)}]", *given, *_OPTIONS]
     lines = "".join(f"        {one},\n" for one in parameters)
-    said = f'\n        """{_docstring(plan.description)}"""\n' if plan.description else " ...\n"
+    said = f'\n        """{_docstring(plan.description)}"""\n        ...\n' if plan.description else " ...\n"
     return f"    {define} {name}(\n{lines}    ) -> {returned}:{said}"
 
 
@@ -273,7 +273,8 @@ def _docstring(text: str) -> str:
 def _imports(body: str, *, module: bool) -> str:
     """The imports that the body needs, and no other."""
     typing = ("Any", "Literal", "NotRequired", "Protocol", "TypedDict", "TypeVar", "overload")
-    used = [one for one in typing if re.search(rf"(?<![\w\"]){one}\b(?!\")", body)]
+    code = re.sub(r'"""(?:[^"\\]|\\.)*"""', "", body)  # a description may hold any word
+    used = [one for one in typing if re.search(rf"(?<![\w\"]){one}\b(?!\")", code)]
     lines = [
         "import datetime as _datetime",
         *(["import decimal as _decimal"] if "_decimal." in body else []),

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from threading import Lock
 from typing import Any, Final, Protocol
 
 from llmfeatures.errors import ConfigError
@@ -92,14 +91,14 @@ def tokenizer(name: str) -> Tokenizer:
     """
     if name not in VOCABULARIES:
         raise ConfigError(f"unknown tokenizer {name!r}; choose one of {', '.join(VOCABULARIES)}")
-    with _LOCK:
-        if name not in _LOADED:
-            _LOADED[name] = _Counted(name, _counter(name))
-        return _LOADED[name]
+    found = _LOADED.get(name)
+    if found is None:
+        # two threads may both load it, and one is kept: a lock that is held during a fork would stay so in the child
+        found = _LOADED.setdefault(name, _Counted(name, _counter(name)))
+    return found
 
 
 _LOADED: dict[str, Tokenizer] = {}
-_LOCK = Lock()
 
 
 class _Counted:

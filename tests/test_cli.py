@@ -138,6 +138,18 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert ran.stdout.splitlines()[-1] == "[]"
 
 
+def test_an_application_loads_no_checker(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", tmp_path / "app").code == 0
+    code = (
+        "import sys\n"
+        "from llmfeatures import ContextBuilder\n"
+        "ContextBuilder.from_project('.').build_context('welcome', user_id='ada')\n"
+        "print([n for n in ('llmfeatures.checking', 'llmfeatures.checker.engine', 'duckdb') if n in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path / "app")
+    assert ran.stdout == "[]\n"
+
+
 def test_python_m_runs_it(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "llmfeatures", "check"], capture_output=True, text=True, check=False, cwd=tmp_path

@@ -36,6 +36,15 @@ def test_the_nearest_configuration_upwards_counts(tmp_path: Path) -> None:
     assert find_config(tmp_path / "a" / "b", {}).project.name == "x"
 
 
+def test_a_pyproject_whose_tables_are_none(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool]\nllmfeatures = 3\n")
+    with pytest.raises(ConfigError, match="is a table of sections"):
+        find_config(tmp_path, {})
+    (tmp_path / "pyproject.toml").write_text("tool = 3\n")
+    with pytest.raises(ConfigError, match=r"no llmfeatures\.toml"):
+        find_config(tmp_path, {})
+
+
 def test_the_environment_overrides(tmp_path: Path) -> None:
     (tmp_path / "llmfeatures.toml").write_text(WHOLE)
     config = find_config(

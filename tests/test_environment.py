@@ -427,6 +427,7 @@ def test_segments_are_the_text(make, body: str, a: str, b: str, role: str):
         ("{{ x.none|upper }}", "None"),
         ("{{ missing }}", "'missing' is undefined"),
         ("{{ x.gone }}", "no item 'gone'"),
+        ("{{ [x]|map(attribute='gone')|list }}", "no item 'gone'"),
         ("{{ x.items() }}", "no item 'items'.*filter items"),
         ("{{ s.title }}", r"a method: \.title of a text"),
         ("{{ range }}", "a function"),
@@ -441,6 +442,8 @@ def test_segments_are_the_text(make, body: str, a: str, b: str, role: str):
         ("{{ s|format(1) }}", "a value is no format"),
         ("{{ '%r' % s }}", "not allowed"),
         ("{{ '{!r}'.format(s) }}", "not allowed"),
+        ("{{ '{:n}'.format(1) }}", "depends on the machine's locale"),
+        ("{{ s|replace(x.none, 'y') }}", "replace: the value is None"),
         ("{{ '{0.__class__}'.format(s) }}", "no .__class__"),
         ("{{ [s]|map('%begin_' ~ 'message')|list }}", "unknown filter"),
         ("{{ 'a' if s == 'b' }}", "inline if"),
@@ -576,6 +579,15 @@ def test_prompt_errors(make, body: str, where: str, said: str):
     with pytest.raises(PromptError, match=said) as raised:
         make(body, line_offset=10)
     assert str(raised.value).startswith(f"prompts/p.prompt.j2:{where}")
+
+
+def test_a_partial_is_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "_shared").mkdir()
+    (tmp_path / "_shared" / "latin.j2").write_bytes("é".encode("latin-1"))
+    with pytest.raises(PromptError, match=r"_shared/latin\.j2: a partial is UTF-8 text"):
+        compile_prompt(
+            make_environment(tmp_path), "{% include '_shared/latin.j2' %}", name="p", path="p", line_offset=0
+        )
 
 
 def test_errors_in_partials_name_the_partial(make):

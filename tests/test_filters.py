@@ -294,16 +294,14 @@ def test_dates_are_python_s(moment: Any) -> None:
         if directive == "%Z":
             python = "UTC"
         assert write(moment) == (python.lstrip("0") or "0" if "-" in directive else python), directive
-    assert datetime.strptime(formats.date_text(moment, "%Y-%m-%d"), "%Y-%m-%d").date() == (
-        moment.date() if full else moment
-    )
+    assert datetime.strptime(show("{{ x|date }}", x=moment), "%Y-%m-%d").date() == (moment.date() if full else moment)
 
 
 def test_names_of_days_and_months() -> None:
-    assert [formats.date_text(date(2026, month, 1), "%b") for month in range(1, 13)] == (
+    assert [show("{{ x|date('%b') }}", x=date(2026, month, 1)) for month in range(1, 13)] == (
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     )
-    assert [formats.date_text(date(2026, 5, day), "%a") for day in range(4, 11)] == [
+    assert [show("{{ x|date('%a') }}", x=date(2026, 5, day)) for day in range(4, 11)] == [
         "Mon",
         "Tue",
         "Wed",
@@ -456,6 +454,17 @@ def test_clip_chars(value: str, n: int, end: str, role: str) -> None:
 
 def test_clip_leaves_no_joiner_at_the_cut() -> None:
     assert show("{{ x|clip_chars(2, end='') }}", x="👩\u200d👧") == "👩"
+    finished = "{% set t %}{{ x }}{% endset %}"
+    cuts = (
+        "t[:2]",
+        "t|truncate(2, true, '', 0)",
+        "t.removesuffix('👧')",
+        "t.split('👧')[0]",
+        "'%.2s'|format(t)",
+        "'%(x).2s'|format(x=t)",
+    )
+    for cut in cuts:
+        assert show(f"{finished}{{{{ {cut} }}}}", x="👩\u200d👧") == "👩"
 
 
 def test_clip_tokens() -> None:

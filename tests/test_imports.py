@@ -33,6 +33,16 @@ def test_definitions_and_builders_load_nothing_heavy_either() -> None:
     assert _fresh(code) == "[]"
 
 
+def test_a_project_that_serves_does_not_load_the_checker(tmp_path: Path) -> None:
+    root = make_project(tmp_path, segments=[], counts=[])
+    code = (
+        "import sys; from llmfeatures import ContextBuilder, Project\n"
+        f"Project.load({str(root)!r})\n"
+        "print('llmfeatures.checking' in sys.modules or 'llmfeatures.checker.engine' in sys.modules)"
+    )
+    assert _fresh(code) == "False"
+
+
 def test_public_names_are_all_there_and_sorted() -> None:
     names = [name for name in llmfeatures.__all__ if name != "__version__"]
     assert names == sorted(names)

@@ -196,6 +196,14 @@ def test_each_construct_with_each_hostile_value(folder: Path, body: str, on_miss
     assert spans == (0 if "namespace" in body else 1)
 
 
+def test_sections_of_several_spans_count_together(folder: Path) -> None:
+    body = "{% for tag in tags %}{% section 's' %}{{ tag }}{% endsection %}{% endfor %}{{ question }}\n"
+    plan = plan_of(folder, body * 2)
+    assert plan is not None
+    rows = [{"user_id": str(number), "question": str(number), "tags": ["x"] * (498 + number)} for number in range(5)]
+    assert compare(plan, rows) == 1
+
+
 def test_the_prompts_of_the_repository(tmp_path: Path) -> None:
     """Every prompt file in the repository, over its own registry."""
     project = Project.load(ROOT)

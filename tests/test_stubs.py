@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -286,6 +286,21 @@ def test_one_prompt_has_no_overloads(tmp_path: Path) -> None:
     written = types_of(plans_of(root), name="prompts.pyi")
     assert "overload" not in written
     assert "Any" not in written
+
+
+def test_a_description_is_no_code(tmp_path: Path) -> None:
+    said = 'Any "overload" \\\\ of NotRequired rows'
+    root = make_project(tmp_path, prompts={"home": f"---\ndescription: '{said}'\n---\n{{{{ segment }}}}"})
+    written = types_of(plans_of(root), name="prompt_types.py")
+    assert "from typing import Literal, Protocol, TypedDict, TypeVar\n" in written
+    (shown,) = {ast.get_docstring(one) for one in ast.walk(ast.parse(written)) if _is_method(one, "build_context")}
+    assert shown == said
+    # a docstring alone would be a body that returns None
+    assert all(ast.unparse(one.body[-1]) == "..." for one in ast.walk(ast.parse(written)) if _is_method(one, "build_"))
+
+
+def _is_method(node: ast.AST, name: str) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith(name)
 
 
 def test_a_file_is_written_once_and_only_over_its_own(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def _item(
             if isinstance(kind.parts, dict):
                 return _of_words(cast("dict[Any, Value]", kind.parts), value, argument)
             return kind.item or derived((kinds.ANY_KIND,), value)
-        case "tuple" if kind.parts and isinstance(const, int):
+        case "tuple" | "list" if kind.parts and isinstance(const, int):
             return kind.parts[const] if -len(kind.parts) <= const < len(kind.parts) else None
         case "list" | "tuple" | "range" | "str" | "enum" if whole:
             item = item_of(of(kind)._replace(text_of=value.text_of, dynamic=value.dynamic, features=value.features))

@@ -11,12 +11,12 @@ from jinja2 import nodes
 from llmfeatures.checker import kinds
 from llmfeatures.checker.expressions import value_of
 from llmfeatures.checker.filters import item_of
-from llmfeatures.checker.kinds import ANY, TEXTS, Kind, Kinds, Path, Value, derived
+from llmfeatures.checker.kinds import ANY, TEXTS, Facts, Kind, Kinds, Path, Value, derived
 from llmfeatures.checker.positions import Source
 from llmfeatures.checker.reading import READ, read_all
 from llmfeatures.checker.run import Run
 from llmfeatures.checker.statements import store
-from llmfeatures.checker.truth import truth
+from llmfeatures.checker.truth import CHOSEN, CONDITION, EITHER, Both, filled, marked, truth
 
 End = tuple[dict[str, Value], dict[Path, Kinds]]
 
@@ -24,12 +24,13 @@ End = tuple[dict[str, Value], dict[Path, Kinds]]
 def _if(run: Run, node: nodes.If) -> bool:
     frame = run.frames[-1]
     ends: list[End] = []
+    written: list[set[str]] = []
     goes_on = False
     run.conditions += 1
     reached = True
     covered: Value | None = None
-    start = dict(run.facts)
-    branches = [(node.test, node.body), *[(one.test, one.body) for one in node.elif_]]
+    start, forgotten = dict(run.facts), run.forgotten
+    branches = [(cast("nodes.Expr", one.test), one.body) for one in (node, *node.elif_)]
     for test, body in branches:
         if covered is not None:
             said = f"{run.text_of(test)} is never reached: the branches before cover every value"
@@ -39,7 +40,7 @@ def _if(run: Run, node: nodes.If) -> bool:
         noted = run.noted()
         with run.unreachable(not reached):
             value = value_of(run, test)
-            yes, no = truth(run, cast("nodes.Expr", test), value)
+            yes, no = _condition(run, test, value)
         if no is None and test is not node.test and not _always(run, test, start):
             # the last branch of a chain, spelt out
             run.unsay("LF031", noted)
@@ -48,6 +49,7 @@ def _if(run: Run, node: nodes.If) -> bool:
         possible = reached and run.assume(yes)
         with run.unreachable(not possible):
             open_end = read_all(run, body)
+        _note_set(written, body, frame.names)
         if possible and open_end:
             ends.append((frame.names, run.facts))
             goes_on = True
@@ -58,14 +60,48 @@ def _if(run: Run, node: nodes.If) -> bool:
     with run.unreachable(not reached):
         before_names = dict(frame.names)
         open_end = read_all(run, node.else_)
+    _note_set(written, node.else_, frame.names)
     if reached and open_end:
         ends.append((frame.names, run.facts))
         goes_on = True
     if not ends:
         frame.names = before_names
     run.merge(ends)
+    _settle(run, start, forgotten, written)
     run.conditions -= 1
     return goes_on
+
+
+def _note_set(written: list[set[str]], body: list[nodes.Node], names: Iterable[str]) -> None:
+    """Note the names that are there after a branch, unless it leaves the loop."""
+    if not any(isinstance(one, (nodes.Break, nodes.Continue)) for one in body):
+        written.append(set(names))
+
+
+def _condition(run: Run, test: nodes.Expr, value: Value) -> Both:
+    """What a condition says, and that it was asked; one that stands inside of itself is told."""
+    told = run.told_constants
+    yes, no = marked(run, test, *truth(run, test, value))
+    for path, answer in (yes or {}).items() if run.told_constants == told else ():
+        before = run.facts.get(path)
+        if path[0] == CONDITION and before is not None and len(before) == 1 and (CHOSEN, path) not in run.facts:
+            said = "true" if before == answer else "false"
+            run.constant(test, value, f"{run.text_of(test)} is always {said}: the same condition is around it")
+    return yes, no
+
+
+def _settle(run: Run, start: Facts, forgotten: int, written: list[set[str]]) -> None:
+    """After all branches: alternatives that were known before are still, and what not every branch sets is unset."""
+    if run.forgotten == forgotten:
+        for path, alternatives in start.items():
+            if path[0] == EITHER:
+                run.facts.setdefault(path, alternatives)
+    names = run.frames[-1].names
+    # compiling knows no values: to it a name is there only where every branch sets it
+    for name in names.keys() - set.intersection(*written) if written else ():
+        one = names[name]
+        if not kinds.has(one, "unset") and all(name not in other.names for other in run.frames[:-1]):
+            names[name] = one._replace(kinds=(*one.kinds, kinds.UNSET))
 
 
 def _always(run: Run, test: nodes.Node, facts: dict[Path, Kinds]) -> bool:
@@ -132,6 +168,7 @@ def _round(run: Run, node: nodes.For, item: Value, value: Value) -> None:
     """One round of a loop, for any item."""
     facts = dict(run.facts)
     root = run.root()[0]
+    run.assume(filled(value))
     with run.scope() as frame:
         store(run, node.target, item, node, loop=True)
         if node.test is not None:

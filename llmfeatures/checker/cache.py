@@ -17,7 +17,7 @@ from typing import Any, Final
 from llmfeatures.checker.engine import PromptReport
 from llmfeatures.checker.findings import finding_of
 from llmfeatures.checker.rules import RULES
-from llmfeatures.checker.warm import code_digest, tokens_installed
+from llmfeatures.checker.warm import code_digest, packages_installed, tokens_installed
 from llmfeatures.errors import LLMFeaturesError
 from llmfeatures.files import replacing
 from llmfeatures.registry import Registry
@@ -101,6 +101,7 @@ def _base(registry: Registry) -> str:
         "version": __version__,
         "code": code_digest(),
         "tokens": tokens_installed(),
+        "packages": packages_installed(),
     }
     return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 

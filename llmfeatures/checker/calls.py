@@ -85,7 +85,9 @@ def bind(  # noqa: PLR0912
 
     values: dict[str, Value] = {}
     given: dict[str, nodes.Expr] = {}
-    dynamic = any(one is not None and value_of(run, one) for one in (node.dyn_args, node.dyn_kwargs))
+    dynamic = bool(node.dyn_args or node.dyn_kwargs) and any(
+        one is not None and value_of(run, one) for one in (node.dyn_args, node.dyn_kwargs)
+    )
     for place, one in enumerate(node.args):
         value = value_of(run, one)
         if place < len(args):
@@ -303,6 +305,9 @@ def call(run: Run, node: nodes.Call) -> Value:  # noqa: C901, PLR0912
                  help="remove the parentheses")  # fmt: skip
     elif not function.param:
         run.tell("LF026", node.node, f"{said} is undefined, and is called")
+    elif said == "caller":
+        run.tell("LF026", node.node, "caller is undefined where the macro is called without a call block",
+                 help="guard it with {% if caller is defined %}, or call the macro with {% call %}")  # fmt: skip
     return ANY
 
 

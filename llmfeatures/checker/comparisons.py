@@ -10,8 +10,9 @@ from jinja2 import nodes
 from llmfeatures.checker import kinds
 from llmfeatures.checker.edits import closest, replacement
 from llmfeatures.checker.filters import item_of
+from llmfeatures.checker.findings import Severity
 from llmfeatures.checker.kinds import BOOL, NOTHING, NUMBERS, TEXTS, Facts, Kind, Kinds, Value, derived
-from llmfeatures.checker.truth import Both, both_of
+from llmfeatures.checker.truth import Both, both_of, filled
 from llmfeatures.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def compared(run: Run, node: nodes.Expr, op: str, one: Side, other: Side) -> Bot
                      help="guard it with is defined")  # fmt: skip
             return {}, {}
     if op in ("in", "notin"):
-        both = _contained(run, node, one, other)
+        both = _with_holder(_contained(run, node, one, other), left, right)
         return both if op == "in" else (both[1], both[0])
     if op in ("eq", "ne"):
         both = _equal(run, node, one, other)
@@ -94,12 +95,15 @@ def compared(run: Run, node: nodes.Expr, op: str, one: Side, other: Side) -> Bot
     if not ordered and kinds.without(left.kinds, "none") and kinds.without(right.kinds, "none"):
         _report_types(run, node, one, other, f"{sign} always fails")
         return {}, {}
+    if not ordered:
+        return {}, {}
     alone = [a for a in kinds.without(left.kinds, "none") if all(a is not found for found, _ in ordered)]
     alone += [b for b in kinds.without(right.kinds, "none") if all(b is not found for _, found in ordered)]
     if alone:
         which = kinds.called(tuple(alone))
-        _report_types(run, node, one, other, f"{sign} fails where it is {which}")
-        return {}, {}
+        written = any(isinstance(at, nodes.CondExpr) for at, _ in (one, other))
+        _report_types(run, node, one, other, f"{sign} fails where it is {which}", None if written else "warning")
+        return _ordered_facts(op, left, right)
     return _constant_order(run, node, op, one, other) or _ordered_facts(op, left, right)
 
 
@@ -139,10 +143,13 @@ def _ordered_facts(op: str, left: Value, right: Value) -> Both:
     true: dict[Any, Kinds] = {}
     false: dict[Any, Kinds] = {}
     for value, against, relation in ((left, right, op), (right, left, _FLIPPED[op])):
+        zero = const_of(against)
+        if value.path is None and value.when and value.when[0] and type(zero) in (int, float):
+            for facts, holds in ((true, relation), (false, _OPPOSITE[relation])):
+                facts.update({} if _may_be(0, holds, zero) else value.when[0])
         if value.path is None or kinds.is_any(value):
             continue
         left_over = kinds.without(value.kinds, "none") or value.kinds
-        zero = const_of(against)
         if type(zero) in (int, float):
             for facts, holds in ((true, relation), (false, _OPPOSITE[relation])):
                 data = value.kinds[0].data
@@ -193,9 +200,10 @@ def _equal(run: Run, node: nodes.Expr, one: Side, other: Side) -> Both:
                 return None, {}
             return _is_none(run, node, side, mine)
     fits = any(group_of(a) == group_of(b) for a in lefts for b in rights)
+    if not fits and kinds.has(left, "none") and kinds.has(right, "none"):
+        return {value.path: (kinds.NONE,) for value in (left, right) if value.path is not None}, {}
     if not fits:
-        if not (kinds.has(left, "none") and kinds.has(right, "none")):
-            _report_types(run, node, one, other, "they are never equal")
+        _report_types(run, node, one, other, "they are never equal")
         return None, {}
     a, b = const_of(left), const_of(right)
     if a is not NOTHING and b is not NOTHING:
@@ -330,7 +338,9 @@ def _check_words(run: Run, one: Side, other: Side) -> bool:
     return True
 
 
-def _report_types(run: Run, node: nodes.Expr, one: Side, other: Side, outcome: str) -> None:
+def _report_types(
+    run: Run, node: nodes.Expr, one: Side, other: Side, outcome: str, severity: Severity | None = None
+) -> None:
     (left_node, left), (right_node, right) = one, other
     help_text, edits = "", ()
     for (at, value), (_, against) in ((other, one), (one, other)):
@@ -354,8 +364,23 @@ def _report_types(run: Run, node: nodes.Expr, one: Side, other: Side, outcome: s
     named = f"{run.text_of(right_node)}, {against}" if not isinstance(right_node, nodes.Const) else against
     run.tell(
         "LF012", node, f"comparing {said}, {what}, with {named}: {outcome}", help=help_text, edits=edits,
-        sure="fails" in outcome,
+        sure="fails" in outcome, severity=severity,
     )  # fmt: skip
+
+
+def _with_holder(both: Both, left: Value, right: Value) -> Both:
+    """Where something is in a list, the list has items, and what is none of its items' kinds was not looked for."""
+    if both[0] is None or not kinds.names(right.kinds) <= {"list", "tuple"}:
+        return both
+    facts = dict(both[0])
+    for path, known in filled(right).items():
+        facts.setdefault(path, known)
+    item = item_of(right)
+    if left.path is not None and not kinds.is_any(left) and not kinds.has(item, "none", "any", "json"):
+        known = kinds.without(facts.get(left.path, left.kinds), "none")
+        if known:
+            facts[left.path] = known
+    return facts, both[1]
 
 
 def _contained(run: Run, node: nodes.Expr, one: Side, other: Side) -> Both:

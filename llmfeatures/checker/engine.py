@@ -50,12 +50,14 @@ def check_prompt(registry: Registry, file: PromptFile, environment: PromptEnviro
             severity="warning",
             help="please report it with the file",
         )
-    return PromptReport(
+    report = PromptReport(
         findings=_sorted(run),
         features=run.names.features(),
         partials=frozenset(run.partials),
         inputs_read=frozenset(run.names.inputs_read),
     )
+    run.close()
+    return report
 
 
 def _sorted(run: Run) -> tuple[Finding, ...]:

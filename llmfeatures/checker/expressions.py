@@ -24,17 +24,20 @@ from llmfeatures.checker.kinds import (
     STR,
     TEXTS,
     UNDEFINED,
-    Facts,
     Kind,
     Value,
     derived,
-    listed,
     of,
 )
 from llmfeatures.checker.run import Run
 from llmfeatures.checker.signatures import check_conversions, conversions
-from llmfeatures.checker.truth import both_of, either_of, truth
+from llmfeatures.checker.truth import both_of, either_of, filled, marked, truth
 
+_FROM_ITEMS: Final = frozenset(
+    {"select", "reject", "selectattr", "rejectattr", "map", "list", "sort", "unique", "reverse", "batch", "length"}
+    | {"count"}
+)
+"""What they give has items, or is not 0, only where what they take has items."""
 _ASKED: Final = (nodes.Getattr, nodes.Getitem, nodes.Filter)
 """What ``is defined`` and ``default`` ask about, beside names."""
 
@@ -64,8 +67,10 @@ def _tuple(run: Run, node: nodes.Tuple) -> Value:
 
 def _list(run: Run, node: nodes.List) -> Value:
     parts = [value_of(run, one) for one in node.items]
-    item = kinds.plain(kinds.joined(*parts)) if parts else ANY
-    made = derived((Kind("list", item=item, parts=tuple(parts) or None, truth=bool(parts)),), *parts)
+    if not parts:
+        return Value((Kind("list", truth=False),))
+    item = kinds.plain(kinds.joined(*parts))
+    made = derived((Kind("list", item=item, parts=tuple(parts), truth=True),), *parts)
     return made._replace(text_of=item.text_of)
 
 
@@ -120,7 +125,8 @@ def _getitem(run: Run, node: nodes.Getitem) -> Value:
     if isinstance(name, str):
         return _attribute(run, node, value, name, asking=asking)
     value = _present(run, node, value)
-    return item_at(run, node, value, asking=asking)
+    made = item_at(run, node, value, asking=asking)
+    return made._replace(when=(filled(value), {})) if isinstance(node.arg, nodes.Slice) else made
 
 
 def _present(run: Run, node: nodes.Getattr | nodes.Getitem, value: Value) -> Value:
@@ -155,14 +161,17 @@ def _filter(run: Run, node: nodes.Filter) -> Value:
     run.asking, run.asked = False, asked
     made = calls.apply_filter(run, node, value)
     run.asked = False
+    if node.name in _FROM_ITEMS and made is not value and not kinds.is_any(made):
+        made = made._replace(when=(filled(value), {}))
     if value.path is None or node.args or node.kwargs or kinds.is_any(value) or made is value:
         return made
     # what a guard says of `xs|length` holds where it is written again
     path = (*value.path, f"|{node.name}")
-    when: tuple[Facts | None, Facts | None] | None = None
+    when = made.when
     if node.name in ("length", "count"):
-        whole = kinds.with_truth(value.kinds, truth=True)
-        when = {value.path: whole} if whole else None, {}
+        holds: kinds.Facts | None = filled(value) if kinds.with_truth(value.kinds, truth=True) else None
+        nothing: kinds.Facts = {}
+        when = holds, nothing
     made = made._replace(path=path, when=when)
     return run.refined(made)
 
@@ -187,10 +196,11 @@ def _compare(run: Run, node: nodes.Compare) -> Value:
 
 def _and(run: Run, node: nodes.And) -> Value:
     left = value_of(run, node.left)
-    yes, no = truth(run, node.left, left, told=not _compares(node.right, left, run))
+    yes, no = marked(run, node.left, *truth(run, node.left, left, told=not _compares(node.right, left, run)))
     with run.assuming(yes):
         right = value_of(run, node.right)
         right_yes, right_no = truth(run, node.right, right, told=_is_condition(node.right))
+        right_yes, right_no = marked(run, node.right, right_yes, right_no)
     made = kinds.joined(left._replace(kinds=kinds.with_truth(left.kinds, truth=False) or right.kinds), right)
     when = both_of(yes, right_yes), either_of(no, both_of(yes, right_no))
     return made._replace(path=None, when=when)
@@ -198,10 +208,11 @@ def _and(run: Run, node: nodes.And) -> Value:
 
 def _or(run: Run, node: nodes.Or) -> Value:
     left = value_of(run, node.left)
-    yes, no = truth(run, node.left, left, told=not _harmless(node.right))
+    yes, no = marked(run, node.left, *truth(run, node.left, left, told=not _harmless(node.right)))
     with run.assuming(no):
         right = value_of(run, node.right)
         right_yes, right_no = truth(run, node.right, right, told=_is_condition(node.right))
+        right_yes, right_no = marked(run, node.right, right_yes, right_no)
     kept = kinds.with_truth(left.kinds, truth=True)
     made = kinds.joined(left._replace(kinds=kept), right) if kept else right
     if kept and no is None:
@@ -243,7 +254,7 @@ def _not(run: Run, node: nodes.Not) -> Value:
 
 def _cond(run: Run, node: nodes.CondExpr) -> Value:
     test = value_of(run, node.test)
-    yes, no = truth(run, node.test, test)
+    yes, no = marked(run, node.test, *truth(run, node.test, test))
     with run.assuming(yes) as first:
         one = value_of(run, node.expr1)
     if node.expr2 is None:
@@ -255,8 +266,12 @@ def _cond(run: Run, node: nodes.CondExpr) -> Value:
         return one
     if second and not first:
         return other
-    return kinds.joined(one, other)._replace(
-        path=None,
+    made = kinds.joined(one, other)
+    path = None
+    if yes and no and kinds.names(one.kinds) != kinds.names(other.kinds) and not kinds.is_any(made):
+        path = run.choose({**yes}, one.kinds, {**no}, other.kinds)
+    return made._replace(
+        path=path,
         dynamic=one.dynamic or other.dynamic or test.dynamic,
         moment=one.moment or other.moment or test.moment,
     )
@@ -416,8 +431,8 @@ def _result(operator: str, left: Kind, right: Kind) -> Kind | None:
         if a in TEXTS and b in TEXTS:
             return STR
         if a == b == "list":
-            item = kinds.joined(left.item or ANY, right.item or ANY)
-            return listed(item, True if left.truth or right.truth else None)
+            items = [one.item or ANY for one in (left, right) if one.item is not None or one.truth is not False]
+            return Kind("list", item=kinds.joined(*items) if items else None, truth=left.truth or right.truth or None)
         if a == b == "tuple":
             parts = (*left.parts, *right.parts) if left.parts is not None and right.parts is not None else None
             return Kind("tuple", parts=parts)

@@ -27,7 +27,8 @@ _SAID = re.compile(r"\s*(?P<what>ignore-file|ignore)\b(?!-)\s*(?:\[(?P<codes>[^\
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ignore:
     """One comment. ``covers`` is the line whose findings it silences, None for the whole file; ``wrong`` says what is
-    wrong with the comment itself. ``alone`` is one with nothing else on its lines."""
+    wrong with the comment itself. ``alone`` is one with nothing else on its lines. Without a ``removable`` one the
+    prompt has the same bytes."""
 
     line: int
     column: int
@@ -37,6 +38,7 @@ class Ignore:
     covers: int | None
     codes: tuple[str, ...] = ()
     wrong: str = ""
+    removable: bool = True
 
 
 def ignores_in(source: str, header_lines: int) -> list[Ignore]:
@@ -78,13 +80,22 @@ def _comments(pattern: re.Pattern[str], text: str, offset: int) -> list[Ignore]:
                 end_column=match.end() - text.rfind("\n", 0, match.end()),
                 covers=covers + offset + 1,
                 alone=lonely,
+                removable=pattern is _HEADER_COMMENT or _is_removable(text, match, alone=lonely),
             )
         )
     return found
 
 
 def _read(
-    match: re.Match[str], *, line: int, end_line: int, column: int, end_column: int, covers: int, alone: bool
+    match: re.Match[str],
+    *,
+    line: int,
+    end_line: int,
+    column: int,
+    end_column: int,
+    covers: int,
+    alone: bool,
+    removable: bool,
 ) -> Ignore:
     said = _SAID.fullmatch(match["said"])
     written: str = (said["codes"] or "") if said else ""
@@ -104,7 +115,25 @@ def _read(
         covers=None if said and said["what"] == "ignore-file" else covers,
         codes=() if wrong else codes,
         wrong=wrong,
+        removable=removable,
     )
+
+
+def _is_removable(text: str, match: re.Match[str], *, alone: bool) -> bool:
+    """Whether the text around a comment stays as it is without it.
+
+    Jinja takes with it the blanks that begin its line, the line break that follows it, and white space where a ``-``
+    says so; it takes a file's last line break, too; and of two comments on a line neither is the whole line.
+    """
+    above, below = text[: match.start()], text[match.end() :]
+    before, after = above.rpartition("\n")[2], below.partition("\n")[0]
+    if match[0].startswith("{#-") or above.rstrip().endswith(("-%}", "-}}", "-#}")):
+        return False
+    if match[0].endswith("-#}") or not below.strip() or below.lstrip().startswith(("{%-", "{{-", "{#-")):
+        return False
+    if alone:
+        return not before.strip() and not after.strip() and not match[0].startswith("{#+") and match[0][-3] != "+"
+    return bool(before.strip()) and (bool(after.strip()) or match[0][-3] == "+")
 
 
 def _wrong_code(code: str) -> str:
@@ -143,7 +172,7 @@ def silence(
             if idle:
                 where = "in this file" if one.covers is None else f"on line {one.covers}"
                 message = f"nothing {where} is found by {' or '.join(idle)}; remove the comment"
-                whole = len(idle) == len(one.codes)
+                whole = one.removable and len(idle) == len(one.codes)
                 kept.append(_finding(path, one, message, _without(one) if whole else ()))
     return kept
 

@@ -71,6 +71,17 @@ class Value(NamedTuple):
     ignored: tuple[Any, ...] | None = None
 
 
+def _replaced(value: Value, **changed: Any) -> Value:
+    parts: list[Any] = [*value]
+    for name, part in changed.items():
+        parts[_AT[name]] = part
+    return tuple.__new__(Value, parts)
+
+
+_AT: Final = {name: at for at, name in enumerate(Value._fields)}
+cast("Any", Value)._replace = _replaced  # in half the time: this runs for every expression
+
+
 NONE, UNDEFINED, UNSET, ANY_KIND = Kind("none", truth=False), Kind("undefined"), Kind("unset"), Kind("any")
 BOOL, INT, FLOAT, STR, DECIMAL = Kind("bool"), Kind("int"), Kind("float"), Kind("str"), Kind("decimal")
 TIMESTAMP, DATE, DURATION = Kind("timestamp", truth=True), Kind("date", truth=True), Kind("duration")
@@ -138,12 +149,18 @@ def names(kinds: Iterable[Kind]) -> set[str]:
 
 def has(value: Value, *wanted: str) -> bool:
     """Whether it may have one of these kinds."""
-    return any(kind.name in wanted for kind in value.kinds)
+    for kind in value.kinds:  # noqa: SIM110  # this runs for every expression
+        if kind.name in wanted:
+            return True
+    return False
 
 
 def is_any(value: Value) -> bool:
     """Whether nothing is known of it."""
-    return any(kind.name == "any" for kind in value.kinds)
+    for kind in value.kinds:  # noqa: SIM110
+        if kind.name == "any":
+            return True
+    return False
 
 
 def without(kinds: Kinds, *dropped: str) -> Kinds:
@@ -153,13 +170,21 @@ def without(kinds: Kinds, *dropped: str) -> Kinds:
 
 def dropped(value: Value, *names: str) -> Value:
     """The value without these kinds; ``any`` when none is left."""
-    return value._replace(kinds=without(value.kinds, *names) or (ANY_KIND,))
+    return with_kinds(value, without(value.kinds, *names) or (ANY_KIND,))
+
+
+def with_kinds(value: Value, kinds: Kinds) -> Value:
+    """The value with other kinds; `_replace`, in less time."""
+    return Value(kinds, *value[1:])
 
 
 def unite(*unions: Kinds) -> Kinds:
     """The kinds of all."""
     first = unions[0]
-    if all(one == first for one in unions[1:]):
+    for one in unions:
+        if one is not first and one != first:
+            break
+    else:
         return first
     made: dict[str, Kind] = {}
     for kind in [kind for one in unions for kind in one]:
@@ -197,7 +222,10 @@ def _parts(one: Any, other: Any) -> Any:
 def joined(*values: Value) -> Value:
     """What is one of these values, it is not known which."""
     first = values[0]
-    if all(one is first for one in values):
+    for one in values:
+        if one is not first:
+            break
+    else:
         return first
     path = first.path if all(one.path == first.path for one in values) else None
     return derived(unite(*[one.kinds for one in values]), *values)._replace(
@@ -230,11 +258,14 @@ def plain(value: Value) -> Value:
 
 def meet(one: Kinds, other: Kinds) -> Kinds:
     """The kinds that both have."""
-    if one is other or any(kind.name == "any" for kind in other):
+    if one is other:
         return one
-    if any(kind.name == "any" for kind in one):
-        return other
     found = {kind.name: kind for kind in other}
+    if "any" in found:
+        return one
+    for kind in one:
+        if kind.name == "any":
+            return other
     made: list[Kind] = []
     for kind in one:
         match = found.get(kind.name)
@@ -274,7 +305,7 @@ def with_truth(kinds: Kinds, truth: bool) -> Kinds:
             elif not truth and kind.name in _FALSE_VALUE:
                 const = _FALSE_VALUE[kind.name]
             words = kind.words and tuple([word for word in kind.words if bool(word) is truth])
-            made.append(kind._replace(truth=truth, const=const, words=words))
+            made.append(Kind(kind.name, words, kind.vocabulary, kind.item, kind.parts, truth, const, kind.data))
     return tuple(made)
 
 

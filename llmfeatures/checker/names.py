@@ -75,6 +75,7 @@ class Names:
         }
         self._policies = self._policies_of()
         self._values: dict[str, Value] = {}
+        self._heard = True
         self.uses: dict[str, dict[str | None, tuple[Source, nodes.Node]]] = {}
         self.read: dict[str, Choice] = {}
         self._ambiguous: list[str] = []
@@ -83,14 +84,20 @@ class Names:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def value(self, source: Source, node: nodes.Name, attribute: str | None, holder: nodes.Node) -> Value | None:
-        """What a name is, of which ``holder`` reads an attribute; None for a name that nothing has."""
+    def value(
+        self, source: Source, node: nodes.Name, attribute: str | None, holder: nodes.Node, *, heard: bool = True
+    ) -> Value | None:
+        """What a name is, of which ``holder`` reads an attribute; None for a name that nothing has.
+
+        Read again once it is ``heard``: what is wrong with it is told at its first reading that is.
+        """
         name = node.name
+        self._heard = heard
         self.uses.setdefault(name, {}).setdefault(attribute, (source, holder))
         if (known := self._values.get(name)) is not None:
             return known
         made = self._value(source, node, attribute, holder)
-        if made is not None and not (name in self.roles and name not in self.read):
+        if heard and made is not None and not (name in self.roles and name not in self.read):
             self._values[name] = made
         return made
 
@@ -155,9 +162,11 @@ class Names:
             return ANY
         choice = Choice(role, found)
         self.read[dotted] = choice
-        if dotted not in self._values:
-            self._values[dotted] = self._feature(choice, (node.name, attribute), source, holder)
-        return self._values[dotted]
+        if (value := self._values.get(dotted)) is None:
+            value = self._feature(choice, (node.name, attribute), source, holder)
+            if self._heard:
+                self._values[dotted] = value
+        return value
 
     def _feature(self, choice: Choice, path: tuple[str, ...], source: Source | None, node: nodes.Node) -> Value:
         policy = self._policies.get(choice.key)
@@ -242,7 +251,8 @@ class Names:
         for name, policy in self.file.header.features.items():
             named = self._named(name)
             if not named:
-                known = [one for role in self.roles.values() for one in self._of_entity.get(role.entity.name, {})]
+                every = [one for role in self.roles.values() for one in self._of_entity.get(role.entity.name, {})]
+                known = list(dict.fromkeys(every))
                 said = f"unknown feature {name!r}{did_you_mean(name, known)}"
                 self.header("LF002", said, "features", name, close=(name, known))
             for one in named:

@@ -16,7 +16,7 @@ Runs = list[tuple[str, str]]
 FORMATS: Final = ("text", "json", "github", "sarif")
 COLOURS: Final[dict[Severity, str]] = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _TAB: Final = 4
-_WIDEST: Final = 120
+WIDEST: Final = 120
 _BEFORE: Final = 40
 """Of a line that is wider, a window is shown that begins so much before the place."""
 
@@ -47,10 +47,11 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 # -- text ------------------------------------------------------------------------------------------------------------
 
 
-def text_lines(finding: Finding, source: Callable[[str], str | None]) -> list[Runs]:
+def text_lines(finding: Finding, source: Callable[[str], str | None], widest: int = WIDEST) -> list[Runs]:
     """A finding as people read it: severity, code and message, the place, the line with carets below, the help.
 
-    ``source`` gives the text of a file by its path, None for what is no file.
+    ``source`` gives the text of a file by its path, None for what is no file. Of its line at most ``widest`` cells are
+    shown.
     """
     colour = COLOURS[finding.severity]
     lines: list[Runs] = [
@@ -61,7 +62,7 @@ def text_lines(finding: Finding, source: Callable[[str], str | None]) -> list[Ru
     if finding.line is not None and (written := _line_of(source(finding.path), finding.line)) is not None:
         number = str(finding.line)
         gutter = len(number)
-        shown, before, width = _snippet(written, finding)
+        shown, before, width = _snippet(written, finding, widest)
         lines.append([(f"{number} | ", "blue"), (shown, "")])
         if finding.column is not None:
             lines.append([(f"{' ' * gutter} | ", "blue"), (" " * before, ""), ("^" * width, colour)])
@@ -80,7 +81,7 @@ def _line_of(source: str | None, line: int) -> str | None:
     return lines[line - 1] if 0 < line <= len(lines) else None
 
 
-def _snippet(written: str, finding: Finding) -> tuple[str, int, int]:
+def _snippet(written: str, finding: Finding, widest: int) -> tuple[str, int, int]:
     """The line as it is shown, how many cells stand before the carets, and how many carets."""
     start = min(len(written), (finding.column or 1) - 1)
     within = finding.end_line in (None, finding.line) and finding.end_column is not None
@@ -90,19 +91,19 @@ def _snippet(written: str, finding: Finding) -> tuple[str, int, int]:
     cells = _cells(written)
     before = sum(width for _, width in cells[:start])
     width = max(1, sum(width for _, width in cells[start:end]))
-    if sum(width for _, width in cells) <= _WIDEST:
+    if sum(width for _, width in cells) <= widest:
         return "".join(text for text, _ in cells), before, width
-    return _window(cells, start, width)
+    return _window(cells, start, width, widest)
 
 
-def _window(cells: Sequence[tuple[str, int]], start: int, width: int) -> tuple[str, int, int]:
+def _window(cells: Sequence[tuple[str, int]], start: int, width: int, widest: int) -> tuple[str, int, int]:
     """So much of a long line as shows the place."""
-    first, room = start, _BEFORE
+    first, room = start, min(_BEFORE, widest // 2)
     while first > 0 and cells[first - 1][1] <= room:
         first -= 1
         room -= cells[first][1]
     shown, last, used = ["…"] if first else [], first, 1 if first else 0
-    while last < len(cells) and used + cells[last][1] < _WIDEST:
+    while last < len(cells) and used + cells[last][1] < widest:
         used += cells[last][1]
         shown.append(cells[last][0])
         last += 1

@@ -28,8 +28,8 @@ def in_two(function: Callable[[_Item], _Result], items: Sequence[_Item], process
         _answer(function, theirs, reading, writing)
     os.close(writing)
     try:
-        own = [function(item) for item in mine]
-        with os.fdopen(reading, "rb") as stream:
+        with os.fdopen(reading, "rb") as stream:  # closed before the wait: the child may be writing
+            own = [function(item) for item in mine]
             answer = stream.read()
     finally:
         os.waitpid(child, 0)

@@ -114,9 +114,15 @@ def check_printed(run: Run, node: nodes.Expr, value: Value) -> Value:
             )
         value = run.none_dropped(value)
     wrong = [kind for kind in value.kinds if kind.name not in kinds.PRINTED]
-    if wrong and len(wrong) == len(value.kinds):
+    if wrong:
+        sure = len(wrong) == len(value.kinds)
+        what, subject = kinds.called(tuple(wrong)), said if sure else "it"
         run.tell(
-            "LF034", node, f"{said} is {kinds.called(tuple(wrong))}, and has no text", help=_instead(wrong[0], said)
+            "LF034",
+            node,
+            f"{said} is {what}, and has no text" if sure else f"{said} may be {what}, which has no text",
+            help=_instead(wrong[0], subject),
+            severity=None if sure or isinstance(node, nodes.CondExpr) else "warning",
         )
         return value._replace(kinds=(kinds.ANY_KIND,))
     return value

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateNotFound, TemplateSyntaxError, nodes
-from jinja2.parser import Parser
 
 from llmfeatures.checker import kinds
 from llmfeatures.checker.edits import closest, near, replacement
@@ -19,10 +18,11 @@ from llmfeatures.checker.kinds import ANY, UNSET, Facts, Kind, Kinds, Path, Valu
 from llmfeatures.checker.names import CLOCKS, Names
 from llmfeatures.checker.positions import Source, Span
 from llmfeatures.checker.rules import RULES
-from llmfeatures.checker.truth import EITHER, excluded
+from llmfeatures.checker.truth import CHOSEN, CONDITION, EITHER, excluded
 from llmfeatures.errors import did_you_mean
 from llmfeatures.prompts.environment import PromptEnvironment
 from llmfeatures.prompts.file import PromptFile
+from llmfeatures.prompts.lexing import PromptParser
 from llmfeatures.prompts.tags import column
 from llmfeatures.registry import Registry
 
@@ -33,7 +33,11 @@ _AGREED: Final = frozenset({"LF012", "LF030", "LF031", "LF033"})
 _ANYWHERE: Final = frozenset({"LF001", "LF003", "LF004", "LF010", "LF011", "LF015", "LF019", "LF053"})
 """What compiling refuses also where no value leads."""
 _IMPLIED: Final = frozenset({"varargs", "kwargs", "self", "super"})
+_AS_BEFORE: Final = nullcontext()
 _DEEP: Final = 24
+_DEPENDING: Final = (EITHER, CONDITION)
+_ALTERNATIVES: Final = 6
+"""Branches of one if of which is remembered what each would have set."""
 _CALLS: Final = 400
 
 
@@ -100,6 +104,8 @@ class Run:
         self.breaks: list[tuple[Source, nodes.Node, int, int]] = []
         self.literal_size = 0
         self.whole_message: nodes.Node | None = None
+        self.forgotten = 0
+        """How often something changed that facts may depend on."""
         self.depth = self.calls = self.told_constants = 0
         self.calling: list[object] = []
         self.agreeing: dict[object, list[dict[tuple[Any, ...], Finding]]] = {}
@@ -108,6 +114,8 @@ class Run:
         self.last: tuple[Any, ...] = ()
         """The finding that was noted last."""
         self.told_none: set[Path | None] = set()
+        self.shapes: dict[Any, int] = {}
+        """Conditions by what they say, each with a number."""
         self.defined: list[Any] = []
         self.tops: list[Frame] = []
         self.parents: list[tuple[Parsed, nodes.Node]] = []
@@ -119,6 +127,10 @@ class Run:
         self.suspected: set[str] = set()
         """Names of which a misspelling was found: that they are not read is no second mistake."""
         self.names = Names(registry, file, self.report, self.suspected)
+
+    def close(self) -> None:
+        """Let go of everything: parts of a run know the run, which only a garbage collector would find out."""
+        vars(self).clear()
 
     # -- templates ---------------------------------------------------------------------------------------------------
 
@@ -229,23 +241,29 @@ class Run:
         self.told_constants += not (self.muted or self.unreached)
         self.tell("LF031", node, message, help=because)
 
-    @contextmanager
-    def silent(self, silent: bool = True) -> Generator[None, None, None]:
+    def silent(self, silent: bool = True) -> AbstractContextManager[None]:
         """Note nothing."""
-        self.muted += silent
-        try:
-            yield
-        finally:
-            self.muted -= silent
+        return self._silent() if silent else _AS_BEFORE
 
     @contextmanager
-    def unreachable(self, unreachable: bool = True) -> Generator[None, None, None]:
-        """Note only what is wrong wherever it stands."""
-        self.unreached += unreachable
+    def _silent(self) -> Generator[None, None, None]:
+        self.muted += 1
         try:
             yield
         finally:
-            self.unreached -= unreachable
+            self.muted -= 1
+
+    def unreachable(self, unreachable: bool = True) -> AbstractContextManager[None]:
+        """Note only what is wrong wherever it stands."""
+        return self._unreachable() if unreachable else _AS_BEFORE
+
+    @contextmanager
+    def _unreachable(self) -> Generator[None, None, None]:
+        self.unreached += 1
+        try:
+            yield
+        finally:
+            self.unreached -= 1
 
     def text_of(self, node: nodes.Node, most: int = 40) -> str:
         """An expression as it is written, for messages."""
@@ -330,7 +348,8 @@ class Run:
         for frame in reversed(self.frames):
             if frame.blind is not None:
                 return self._blind(node, *frame.blind)
-        return self.names.value(self.source, node, attribute, holder)
+        heard = not (self.muted or self.unreached)
+        return self.names.value(self.source, node, attribute, holder, heard=heard)
 
     def _blind(self, node: nodes.Name, source: Source, statement: nodes.Node, partial: str) -> Value | None:
         """A name of the prompt, read where an import hides them."""
@@ -373,7 +392,11 @@ class Run:
         if known is None or known == value.kinds:
             return value
         # what was told of a part may be wider than what the part now is
-        return value._replace(kinds=kinds.meet(value.kinds, known) or known)
+        left = kinds.meet(value.kinds, known) or known
+        if (CHOSEN, value.path) in self.facts:
+            # what only another condition tells may well be asked again
+            return value._replace(kinds=left, param=True)
+        return kinds.with_kinds(value, left)
 
     def is_there(self, path: Path | None, part: Any) -> bool:
         """Whether a guard said that a part of a value is defined."""
@@ -393,15 +416,24 @@ class Run:
         return self._decide() and possible
 
     def _decide(self) -> bool:
-        """Where one of two alternatives is excluded, the other holds."""
+        """Where all alternatives but one are excluded, that one holds."""
         for path in [path for path in self.facts if path[0] == EITHER]:
-            alternatives = cast("tuple[Facts, Facts]", self.facts[path])
-            left = [one for one in alternatives if not excluded(self.facts, one)]
-            if len(left) == 2:
+            alternatives = cast("tuple[Facts, ...]", self.facts[path])
+            left = tuple([one for one in alternatives if not excluded(self.facts, one)])
+            if len(left) == len(alternatives):
+                continue
+            if len(left) > 1:
+                self.facts[path] = cast("Kinds", left)
+                for one in set(left[0]).intersection(*left[1:]):
+                    known = kinds.unite(*[other[one] for other in left])
+                    self.facts[one] = kinds.meet(self.facts.get(one, known), known) or known
+                    self.facts[CHOSEN, one] = (kinds.ANY_KIND,)
                 continue
             del self.facts[path]
             if not left:
                 return False
+            for one in left[0]:
+                self.facts[CHOSEN, one] = (kinds.ANY_KIND,)
             return self.assume(left[0])
         return True
 
@@ -415,8 +447,10 @@ class Run:
         self.facts = before
 
     def forget(self, root: Any) -> None:
-        """Drop what was known of the parts of a value that changed."""
-        for path in [path for path in self.facts if path[0] == EITHER or (path[0] == root and len(path) > 1)]:
+        """Drop what was known of the parts of a value that changed, and of what may depend on them."""
+        self.forgotten += 1
+        dropped = [path for path in self.facts if path[0] in _DEPENDING or (path[0] == root and len(path) > 1)]
+        for path in dropped:
             del self.facts[path]
 
     def merge(self, ends: list[tuple[dict[str, Value], dict[Path, Kinds]]]) -> None:
@@ -428,6 +462,7 @@ class Run:
             frame.names, self.facts = ends[0]
             return
         merged: dict[str, Value] = {}
+        differing: list[tuple[Path, list[Value]]] = []
         for name in dict.fromkeys(name for names, _ in ends for name in names):
             found = [names.get(name) for names, _ in ends]
             if None in found:
@@ -438,13 +473,23 @@ class Run:
             if any(value is not values[0] for value in values):
                 values = [_known(value, facts) for value, (_, facts) in zip(values, ends, strict=True)]
             one = kinds.joined(*values)
-            merged[name] = one if one.path is not None else one._replace(path=self.root())
+            merged[name] = one = one if one.path is not None else one._replace(path=self.root())
+            if any(value is not values[0] for value in values):
+                differing.append((cast("Path", one.path), values))
         frame.names = merged
         common = set(ends[0][1]).intersection(*[facts for _, facts in ends[1:]])
         self.facts = {
             path: ends[0][1][path] if path[0] == EITHER else kinds.unite(*[facts[path] for _, facts in ends])
             for path in common
         }
+        if differing and len(ends) <= _ALTERNATIVES:
+            self.facts[EITHER, *self.root()] = cast("Kinds", _alternatives([facts for _, facts in ends], differing))
+
+    def choose(self, yes: dict[Path, Kinds], one: Kinds, no: dict[Path, Kinds], other: Kinds) -> Path:
+        """A path for a value that is the one where these facts hold, else the other."""
+        path = self.root()
+        self.facts[EITHER, *path] = cast("Kinds", ({**yes, path: one}, {**no, path: other}))
+        return path
 
     def peek(self, name: str) -> Value | None:
         """`lookup`, without counting as a reading."""
@@ -490,6 +535,21 @@ class Run:
         return value._replace(kinds=left or (kinds.ANY_KIND,))
 
 
+def _alternatives(ends: list[dict[Path, Kinds]], names: list[tuple[Path, list[Value]]]) -> tuple[Facts, ...]:
+    """What held after each branch and not after all of them: later guards may tell which was taken."""
+    first = ends[0]
+    own = {
+        path
+        for facts in ends
+        for path, known in facts.items()
+        if path[0] != EITHER and any(other.get(path) != known for other in (first, *ends[1:]))
+    }
+    return tuple([
+        {path: facts[path] for path in own if path in facts} | {path: values[at].kinds for path, values in names}
+        for at, facts in enumerate(ends)
+    ])  # fmt: skip
+
+
 def _known(value: Value, facts: Facts) -> Value:
     """A value as the facts of a branch leave it."""
     known = None if value.path is None else facts.get(value.path)
@@ -501,7 +561,7 @@ def parse(environment: PromptEnvironment, name: str, source: Source) -> Parsed:
     environment.line_offsets[name] = source.offset
     try:
         # as Environment.parse does, without going through the whole tree to give each node the environment
-        tree = nodes.Template(Parser(environment, source.text, name, source.path).subparse(), lineno=1)
+        tree = nodes.Template(PromptParser(environment, source.text, name, source.path).subparse(), lineno=1)
     except TemplateSyntaxError as error:
         return Parsed(name, source, None, (error.message or "a syntax error", int(error.lineno), column(error.lineno)))
     except RecursionError:

@@ -84,6 +84,8 @@ def attribute_of_items(run: Run, node: nodes.Expr, item: Value) -> Value:
 
     if not isinstance(node, nodes.Const):
         return ANY
+    if node.value is None:
+        return item
     value = item
     for part in str(node.value).split("."):
         found: list[Value] = []

@@ -10,16 +10,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from llmfeatures.checker.findings import Finding
 from llmfeatures.checker.rules import RULES
 from llmfeatures.errors import LLMFeaturesError
 from llmfeatures.files import named_files, replacing
-from llmfeatures.ports import OfflineStore
 from llmfeatures.registry import schema_hash
 from llmfeatures.schema import FeatureView, ParquetSource, PushSource
 from llmfeatures.version import __version__
+
+if TYPE_CHECKING:
+    from llmfeatures.ports import OfflineStore
 
 FORMAT: Final = 1
 Said = list[tuple[str, str]]

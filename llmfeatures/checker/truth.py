@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from jinja2 import nodes
 
 from llmfeatures.checker import kinds
-from llmfeatures.checker.kinds import NOTHING, Facts, Kinds, Value
+from llmfeatures.checker.kinds import NOTHING, Facts, Kind, Kinds, Value
 
 if TYPE_CHECKING:
     from llmfeatures.checker.run import Run
@@ -20,6 +20,13 @@ Both = tuple[Facts | None, Facts | None]
 EITHER: Final = "either"
 """Begins the path under which two alternatives are kept, of which one holds."""
 _choices = count(1)
+CHOSEN: Final = "chosen"
+"""Begins the path of what holds since other alternatives are excluded."""
+CONDITION: Final = "condition"
+"""Begins the path under which the answer of a condition is kept."""
+_YES, _NO = Kind("yes"), Kind("no")
+_SHAPED: Final = (nodes.Expr, nodes.Operand)
+_CHANGING: Final = frozenset({"namespace", "module", "loop", "cycler", "joiner", "macro", "series", "any", "unset"})
 
 
 def truth(run: Run, node: nodes.Expr, value: Value, *, told: bool = True) -> Both:
@@ -30,7 +37,8 @@ def truth(run: Run, node: nodes.Expr, value: Value, *, told: bool = True) -> Bot
         value = kinds.dropped(value, "undefined")
     if told:
         _check_truth(run, node, value)
-    true, false = value.when or ({}, {})
+    when: Both = value.when if value.when and not kinds.has(value, "series") else ({}, {})
+    true, false = when
     if value.path is None or kinds.is_any(value):
         yes, no = kinds.with_truth(value.kinds, truth=True), kinds.with_truth(value.kinds, truth=False)
         return (true if yes else None), (false if no else None)
@@ -38,6 +46,54 @@ def truth(run: Run, node: nodes.Expr, value: Value, *, told: bool = True) -> Bot
         _also(true, value, kinds.with_truth(value.kinds, truth=True)),
         _also(false, value, kinds.with_truth(value.kinds, truth=False)),
     )
+
+
+def filled(value: Value) -> Facts:
+    """What holds where a value has items: that it has some, and so what it was taken from."""
+    facts = dict(value.when[0] or {}) if value.when else {}
+    left = kinds.with_truth(value.kinds, truth=True)
+    if value.path is not None and left:
+        facts[value.path] = left
+    return facts
+
+
+def marked(run: Run, node: nodes.Expr, yes: Facts | None, no: Facts | None) -> Both:
+    """The facts, with the answer of the condition itself: the same one has the same answer further on."""
+    turned = False
+    while isinstance(node, nodes.Not):
+        node, turned = node.node, not turned
+    shape = None if yes is None or no is None else _shape(run, node)
+    if shape is None:
+        return yes, no
+    answers = (_NO, _YES) if turned else (_YES, _NO)
+    path = (CONDITION, run.shapes.setdefault(shape, len(run.shapes)))
+    return {**cast("Facts", yes), path: answers[:1]}, {**cast("Facts", no), path: answers[1:]}
+
+
+def _shape(run: Run, node: Any) -> Any:
+    """An expression as a key, its names as what they are here; None where its value may change."""
+    if isinstance(node, nodes.Name):
+        known = run.peek(node.name)
+        if known is None:
+            return ("name", node.name)
+        fixed = known.path is not None and kinds.names(known.kinds).isdisjoint(_CHANGING)
+        return ("name", known.path) if fixed else None
+    if isinstance(node, nodes.Call) or (isinstance(node, nodes.Node) and not isinstance(node, _SHAPED)):
+        return None
+    if isinstance(node, nodes.Const):
+        return type(node.value).__name__, repr(node.value)
+    if isinstance(node, nodes.Node):
+        parts: list[Any] = [getattr(node, name) for name in node.fields if name != "ctx"]
+    elif isinstance(node, list):
+        parts = cast("list[Any]", node)
+    else:
+        return "text", str(node)
+    made: list[Any] = [type(cast("object", node)).__name__]
+    for one in parts:
+        if (shape := _shape(run, one)) is None:
+            return None
+        made.append(shape)
+    return tuple(made)
 
 
 def _also(facts: Facts | None, value: Value, left: Kinds) -> Facts | None:
@@ -111,5 +167,7 @@ def either_of(one: Facts | None, other: Facts | None) -> Facts | None:
 
 def excluded(facts: Facts, alternative: Facts) -> bool:
     """Whether what is known leaves no room for an alternative."""
-    return any(path[0] != EITHER and path in facts and not kinds.meet(facts[path], known)
-               for path, known in alternative.items())  # fmt: skip
+    for path, known in alternative.items():
+        if path in facts and path[0] != EITHER and not kinds.meet(facts[path], known):
+            return True
+    return False

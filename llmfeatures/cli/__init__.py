@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from llmfeatures.cli.asked import quick
 
-        code = quick(sys.argv[1:])
+        code = quick(sys.argv[1:], anew=True)
         if code is None:
             from llmfeatures.cli.app import run
 

@@ -142,18 +142,25 @@ def run(arguments: Sequence[str]) -> int:
     except _USAGE_ERRORS as error:
         terminal.error(_usage(error))
         return BAD_USAGE
-    except LLMFeaturesError as error:
-        terminal.error(str(error))
-        return BAD_USAGE if isinstance(error, _BAD_USAGE) else FOUND_PROBLEMS
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _close_broken_pipe()
         return FOUND_PROBLEMS
-    except OSError as error:
+    except (LLMFeaturesError, OSError) as error:
+        return told(error)
+    return result if isinstance(result, int) else 0
+
+
+def told(error: Exception) -> int:
+    """Say what went wrong; the exit code. What nobody foresaw is raised again."""
+    if isinstance(error, LLMFeaturesError):
+        terminal.error(str(error))
+        return BAD_USAGE if isinstance(error, _BAD_USAGE) else FOUND_PROBLEMS
+    if isinstance(error, OSError):
         terminal.error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return FOUND_PROBLEMS
-    return result if isinstance(result, int) else 0
+    raise error
 
 
 def _usage(error: Any) -> str:

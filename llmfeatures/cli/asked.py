@@ -1,7 +1,7 @@
-"""Which findings ``llmfeatures check`` is asked for, and the answer of the last time when nothing has changed.
+"""Which findings ``llmfeatures check`` is asked for, and the answer.
 
 `quick` reads the plain forms of the command without the command line's library, which takes longer to load than the
-answer to find. Whatever else is written, and every mistake, it leaves to the verb itself.
+answer of the last time to find. Whatever else is written it leaves to the verb itself.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def text_of(path: Path) -> str | None:
     return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else None
 
 
-def quick(arguments: Sequence[str]) -> int | None:
-    """Answer a check whose answer is known; the exit code, or None where the verb itself has to run."""
+def quick(arguments: Sequence[str], *, anew: bool = False) -> int | None:
+    """Answer a check that is written plainly; the exit code, or None where the verb itself has to run.
+
+    Only an answer that is known from the last time is given, or with ``anew`` any.
+    """
     words = _words(arguments)
     if words is None:
         return None
@@ -81,21 +84,34 @@ def quick(arguments: Sequence[str]) -> int | None:
         ignore=tuple(values["--ignore"]),
         sources="--no-sources" not in flags and not paths,
     )
+    project, cached = Path((values["--project"] or ["."])[-1]), "--no-cache" not in flags
     try:
-        run = WarmRuns(Path((values["--project"] or ["."])[-1])).find(asked.question())
+        runs = WarmRuns(project) if cached else None
+        run = None if runs is None else runs.find(asked.question())
     except Exception:  # noqa: BLE001  # the verb says what is wrong
         return None
-    if run is None:
+    if run is None and not anew:
         return None
-    found = answered(run)
-    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        found = _found_anew(asked, project, runs) if run is None else answered(run)
         write_findings(found, shape)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:  # noqa: BLE001  # told as all errors are, or raised again
+        from llmfeatures.cli.app import told
+
+        return told(error)
     return int(failed(found, fail_on))
+
+
+def _found_anew(asked: Asked, project: Path, runs: WarmRuns | None) -> Checked:
+    from llmfeatures.cli.checked import checked_anew
+
+    return checked_anew(asked, project, runs)
 
 
 def _words(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str], set[str]] | None:
@@ -113,7 +129,7 @@ def _words(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str], s
             if given is None or given.startswith("-"):
                 return None
             values[name].append(given)
-        elif word in ("--json", "--no-sources"):
+        elif word in ("--json", "--no-sources", "--no-cache"):
             flags.add(word)
         elif word.startswith("-") or not word:
             return None

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llmfeatures.cli import terminal
-from llmfeatures.cli.asked import FAIL_ON, FORMATS, Asked, answered, failed, text_of
+from llmfeatures.cli.asked import FAIL_ON, FORMATS, Asked, failed
+from llmfeatures.cli.checked import checked, found_in, loaded_project
 from llmfeatures.cli.findings import Checked, counted, write_findings
 from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
-
-if TYPE_CHECKING:
-    from llmfeatures.checker.warm import WarmRuns
-    from llmfeatures.checking import ProjectCheck
 
 __all__ = ["check", "counted"]
 
@@ -75,7 +70,7 @@ def check(
     Exit code 1 when there is an error.
     """
     if explain:
-        _explain([str(one) for one in paths or []])
+        _explain([str(one) for one in paths or []], as_json=as_json or format == "json")
     elif schema:
         from llmfeatures.prompts.schema import schema_text
 
@@ -98,103 +93,19 @@ def check(
             ignore=tuple(ignore or ()),
             sources=sources and not paths,
         )
-        found = _mended(asked, project, cached=not no_cache) if fix else _checked(asked, project, cached=not no_cache)
+        found = _mended(asked, project, cached=not no_cache) if fix else checked(asked, project, cached=not no_cache)
         write_findings(found, shape)
         if failed(found, fail_on):
             raise typer.Exit(1)
 
 
-def _checked(asked: Asked, project: Path, *, cached: bool) -> Checked:
-    """What is found; the same as the last time, with nothing loaded, when nothing has changed."""
-    from llmfeatures.checker.warm import WarmRuns
-
-    runs = WarmRuns(project) if cached else None
-    if runs is not None and (run := runs.find(asked.question())) is not None:
-        return answered(run)
-    with _seldom_collected():
-        return _checked_anew(asked, project, runs)
-
-
-def _checked_anew(asked: Asked, project: Path, runs: WarmRuns | None) -> Checked:
-    """What is found; with ``runs``, it is kept there."""
-    from llmfeatures.checker.warm import Inputs, Run, recording
-
-    inputs = Inputs()
-    with recording(inputs, project if runs is None else runs.root):
-        loaded = _loaded(asked, project, cached=runs is not None)
-    if isinstance(loaded, Checked):
-        return loaded
-    checks, names = loaded
-    inputs.include(checks.inputs(sources=asked.sources))
-    before = {} if runs is None else runs.depend(inputs)
-    found = _found(checks, names, asked)
-    if runs is not None:
-        base = checks.config.prompts.parent
-        run = Run(findings=tuple(found.findings), views=found.views, prompts=found.prompts, base=base, home=found.home)
-        runs.keep(asked.question(), inputs, before, run)
-    return found
-
-
-@contextmanager
-def _seldom_collected() -> Generator[None]:
-    """A syntax tree is many objects and no garbage: looking for some at each turn is a tenth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(1_000_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def _loaded(asked: Asked, project: Path, *, cached: bool) -> tuple[ProjectCheck, Sequence[str] | None] | Checked:
-    """The checks of a project and the prompts that are meant; the one finding about a registry that does not load."""
-    from llmfeatures.checker.options import rule_codes
-    from llmfeatures.checking import ProjectCheck, combined, home_of, registry_finding
-    from llmfeatures.config import find_config
-    from llmfeatures.errors import DefinitionError
-    from llmfeatures.registry import load_registry
-
-    config = find_config(project)
-    chosen = None if asked.select is None else rule_codes(asked.select)
-    options = combined(config.check.options(), select=chosen, ignore=rule_codes(asked.ignore))
-    try:
-        registry = load_registry(config.project.registry, config.root)
-    except DefinitionError as error:
-        found = registry_finding(error, config.project.registry)
-        root = config.root
-        return Checked(
-            findings=[found],
-            views=0,
-            prompts=0,
-            source=lambda path: text_of(root / path),
-            file_of=root.joinpath,
-            home=home_of(config),
-        )
-    checks = ProjectCheck(config=config, registry=registry, options=options, cached=cached, processes=2)
-    return checks, checks.names_in(asked.paths) if asked.paths else None
-
-
-def _found(checks: ProjectCheck, names: Sequence[str] | None, asked: Asked) -> Checked:
-    from llmfeatures.config import open_offline
-
-    offline = (lambda: open_offline(checks.config)) if asked.sources else None
-    return Checked(
-        findings=checks.findings(names, offline=offline),
-        views=len(checks.registry.views),
-        prompts=len(checks.session.names() if names is None else names),
-        source=checks.session.source,
-        file_of=checks.session.file_of,
-        home=checks.home,
-    )
-
-
 def _mended(asked: Asked, project: Path, *, cached: bool) -> Checked:
     """What is left to find after mending what can be mended, which is told."""
-    loaded = _loaded(asked, project, cached=cached)
+    loaded = loaded_project(asked, project, cached=cached)
     if isinstance(loaded, Checked):
         return loaded
     checks, names = loaded
-    found = _found(checks, names, asked)
+    found = found_in(checks, names, asked)
     for _ in range(_ROUNDS):
         done = checks.session.fix(found.findings)
         for one in done:
@@ -203,20 +114,26 @@ def _mended(asked: Asked, project: Path, *, cached: bool) -> Checked:
             terminal.note(said)
         if not any(one.mended for one in done):
             break
-        found = _found(checks, names, asked)
+        found = found_in(checks, names, asked)
     return found
 
 
-def _explain(codes: Sequence[str]) -> None:
-    """Print the rules, or the pages of some."""
+def _explain(codes: Sequence[str], *, as_json: bool) -> None:
+    """Print the rules, or the pages of some; as JSON always with the pages."""
+    from dataclasses import asdict
+
     from llmfeatures.checker.options import rule_codes
     from llmfeatures.checker.pages import page
     from llmfeatures.checker.rules import RULES
 
+    rule_codes(codes)
+    if as_json:
+        rules = [RULES[code] for code in codes or RULES]
+        terminal.write_json([{**asdict(rule), "page": page(rule.code)} for rule in rules])
+        return
     if not codes:
         rows = [[rule.code, rule.severity, rule.name, rule.summary] for rule in RULES.values()]
         terminal.table(["code", "severity", "name", "what is wrong"], rows)
-    rule_codes(codes)
     for number, code in enumerate(codes):
         if number:
             terminal.write()

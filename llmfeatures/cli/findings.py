@@ -49,9 +49,20 @@ def write_findings(checked: Checked, shape: str) -> None:
                 terminal.write(output.github(one, _relative(checked, one.path)))
         case _:
             for one in checked.findings:
-                write_lines(output.text_lines(one, checked.source))
+                write_finding(one, checked.source)
                 terminal.write()
             terminal.write(_summary(checked))
+
+
+def write_finding(finding: Finding, source: Callable[[str], str | None]) -> None:
+    """Print a finding as text; in a terminal its line fits, so that the carets stand below the place."""
+    from shutil import get_terminal_size
+
+    from llmfeatures.checker.output import WIDEST, text_lines
+
+    gutter = len(f"{finding.line} | …")
+    room = get_terminal_size().columns - gutter if sys.stdout.isatty() else WIDEST
+    write_lines(text_lines(finding, source, max(20, min(room, WIDEST))))
 
 
 def write_lines(lines: Sequence[Runs]) -> None:

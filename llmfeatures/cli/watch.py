@@ -168,12 +168,11 @@ class _Shown:
                 terminal.write(worddiff.plain(line))
 
     def _write_problems(self, version: Version) -> None:
-        from llmfeatures.checker.output import text_lines
-        from llmfeatures.cli.findings import write_lines
+        from llmfeatures.cli.findings import write_finding
 
         for one in version.findings:
             terminal.write()
-            write_lines(text_lines(one, version.source))
+            write_finding(one, version.source)
         if version.problem:
             terminal.write(f"\nno prompt: {' '.join(version.problem.split())}")
 

@@ -95,7 +95,8 @@ class NewFinding:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEffect:
     """What became of a prompt: ``added``, ``removed``, ``changed``, or ``same``; ``policies`` are changes of its
-    header; ``problem`` says why it cannot be compared."""
+    header; ``problem`` says why it cannot be compared. A ``broken`` one cannot be built now, and could be, or was not
+    there."""
 
     prompt: str
     what: str
@@ -103,6 +104,7 @@ class PromptEffect:
     findings: tuple[NewFinding, ...]
     rows: Rows
     problem: str | None
+    broken: bool = False
 
     def said(self) -> str:
         """The effect in a sentence."""
@@ -131,8 +133,8 @@ class Against:
 
     @property
     def breaks(self) -> bool:
-        """Whether a prompt has an error that it would not have had under the earlier registry."""
-        return any(found.severity == "error" for one in self.prompts for found in one.findings)
+        """Whether a prompt has an error that it would not have had under the earlier registry, or is broken."""
+        return any(one.broken or any(found.severity == "error" for found in one.findings) for one in self.prompts)
 
     def lines(self) -> list[str]:
         """The report, a line per change."""
@@ -171,6 +173,7 @@ class Against:
                     "policies": list(one.policies),
                     "findings": [asdict(finding) for finding in one.findings],
                     "problem": one.problem,
+                    "broken": one.broken,
                     **_rows_json(one.rows),
                 }
                 for one in self.prompts
@@ -341,7 +344,10 @@ class _Report:
             what, problem = "changed", f"it could not be built at {self.at.label}: {then['problem']}"
         elif plan is None:
             what = "changed" if then is not None else "added"
-        return PromptEffect(prompt=name, what=what, policies=policies, findings=findings, rows=rows, problem=problem)
+        broken = plan is None and (then is None or "problem" not in then)
+        return PromptEffect(
+            prompt=name, what=what, policies=policies, findings=findings, rows=rows, problem=problem, broken=broken
+        )
 
     def _rows(self, name: str, plan: PromptPlan, then: Mapping[str, Any]) -> tuple[Rows, str | None]:
         """How many of last week's prompts are others. Where nothing that decides them changed, none is rendered."""
@@ -367,6 +373,8 @@ class _Report:
     def _unread(self, before: Mapping[str, Any]) -> Iterator[str]:
         read = {name for one in before.values() for name in one.get("reads", ())}
         now = {name for plan in self.spines.plans.values() for name in described(plan)["reads"]}
+        broken = set(self.prompts.names()) - self.spines.plans.keys()  # what these are to read is not known
+        now |= {name for one in broken & before.keys() for name in before[one].get("reads", ())}
         there = {f"{found.view.entity.name}.{found.feature.name}" for found in self.registry.features()}
         yield from sorted((read - now) & there)
 

@@ -44,11 +44,14 @@ def markdown(diff: PromptDiff, *, pairs: int) -> str:
     room = _WHOLE - sum(map(len, parts))
     for place, one in enumerate(shown):
         made = _group(one, diff.counts.rows, with_pair=place < pairs)
-        room -= len(made)
-        if room < 0:
+        if len(made) > room:
             made = _group(one, diff.counts.rows, with_pair=False)
+        if len(made) > room:
+            shown = shown[:place]
+            break
+        room -= len(made) + 2
         parts.append(made)
-    rest = diff.groups[_LISTED:]
+    rest = diff.groups[len(shown) :]
     if rest:
         total = sum(one.prompts for one in rest)
         parts.append(f"And {counted(len(rest), 'smaller group')} with {counted(total, 'prompt')}.")

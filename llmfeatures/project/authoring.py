@@ -1,5 +1,3 @@
-# pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Checking what people write, and releasing it."""
 
 from __future__ import annotations
@@ -7,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llmfeatures.checker.findings import Finding
-from llmfeatures.checker.output import where as place_of
-from llmfeatures.checking import ProjectCheck
-from llmfeatures.errors import (
-    ReleaseError,
-)
+from llmfeatures.errors import ReleaseError
 from llmfeatures.project.stores import Stores
 
 if TYPE_CHECKING:
+    from llmfeatures.checker.findings import Finding
     from llmfeatures.diff.against import Against
     from llmfeatures.releases.making import Applied
 
@@ -36,6 +30,8 @@ class Authoring(Stores):
 
     def check(self) -> list[Problem]:
         """Everything that is wrong with the registry's sources and the prompt files, without rendering one."""
+        from llmfeatures.checker.output import where as place_of
+
         return [
             Problem(
                 severity=one.severity,
@@ -53,6 +49,8 @@ class Authoring(Stores):
         Args:
             sources: whether to look into the views' sources, which takes longer.
         """
+        from llmfeatures.checking import ProjectCheck  # loads the checker, which an application that calls does without
+
         checks = ProjectCheck(
             config=self.config, registry=self.registry, options=self.config.check.options(), cached=False
         )

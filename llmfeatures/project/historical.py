@@ -59,7 +59,7 @@ class Historical(Stores):
         """
         from llmfeatures.historical_features import historical_features
 
-        plan = self._plan(tuple(_names(features)))
+        plan = self._asked(features)
         return historical_features(self.offline, plan, spine, clock=clock_name(clock), statuses=statuses)
 
     def spine(
@@ -401,9 +401,3 @@ def _since(since: datetime | timedelta | str, until: datetime) -> datetime:
         return as_utc(since)
     except InvalidValueError:
         raise RequestError(f"since: {since!r} is no length of time such as 30d, and no moment in ISO 8601") from None
-
-
-def _names(features: Sequence[str]) -> list[str]:
-    if not isinstance(features, (list, tuple)) or not all(isinstance(name, str) for name in features):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RequestError("features is a list of names, like ['user_segment']")
-    return list(features)

@@ -1,5 +1,3 @@
-# pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """Bringing values online and reading them."""
 
 from __future__ import annotations
@@ -180,7 +178,7 @@ class Operating(Stores):
             RequestError: a join key or input is absent, unknown, or of another type.
             OnDemandError: an on-demand feature's function failed, or returned a wrong value.
         """
-        plan = self._plan(tuple(_names(features)))
+        plan = self._asked(features)
         keys = [_row_keys(plan, number, row) for number, row in enumerate(rows)]
         result = self._reader.run(plan.read([plan.entity_keys(one) for one in keys]), seconds(timeout))
         now = self.clock()
@@ -233,12 +231,6 @@ def _complete_up_to(view: FeatureView, meta: Meta | None) -> datetime | None:
         return datetime.fromisoformat(held.watermark)
     except ValueError:
         return None
-
-
-def _names(features: Sequence[str]) -> list[str]:
-    if not isinstance(features, (list, tuple)) or not all(isinstance(name, str) for name in features):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise RequestError("features is a list of names, like ['user_segment']")
-    return list(features)
 
 
 def _row_keys(plan: FeaturePlan, number: int, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-# pyarrow has no types
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
 """What a project consists of: configuration, registry, stores and prompts, opened when they are first used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +15,8 @@ from llmfeatures.builder import (
 )
 from llmfeatures.clock import Clock
 from llmfeatures.config import Config
-from llmfeatures.plan import plan_references
+from llmfeatures.errors import RequestError
+from llmfeatures.plan import FeaturePlan, plan_references
 from llmfeatures.ports import OfflineStore, OnlineStore, PushLog, StateStore
 from llmfeatures.registry import Registry
 from llmfeatures.releases import Release, Releases
@@ -75,6 +75,17 @@ class Stores:
     @property
     def _timeout(self) -> float:
         return self.config.online.timeout.total_seconds()
+
+    def _asked(self, features: Sequence[str]) -> FeaturePlan:
+        """How to read features that were asked for by name.
+
+        Raises:
+            UnknownNameError: there is no such feature.
+            RequestError: they are no list of names.
+        """
+        if not isinstance(features, (list, tuple)) or not all(isinstance(name, str) for name in features):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestError("features is a list of names, like ['user_segment']")
+        return self._plan(tuple(features))
 
     @cached_property
     def _reader(self) -> SyncReader:

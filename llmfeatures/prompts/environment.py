@@ -34,6 +34,7 @@ from llmfeatures.errors import LLMFeaturesError, PromptError, RenderError, did_y
 from llmfeatures.prompts.codegen import PARTIALS, Analysis, PromptCodeGenerator, Reference, Use, outside_text
 from llmfeatures.prompts.escape import has_control_token
 from llmfeatures.prompts.filters import FILTERS, percent_format
+from llmfeatures.prompts.lexing import PromptParser, Stream, tokens
 from llmfeatures.prompts.runtime import (
     PIECES,
     RENDER,
@@ -148,12 +149,19 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     # positions
 
+    def _parse(self, source: str, name: str | None, filename: str | None) -> Tree:
+        return PromptParser(self, source, name, filename).parse()
+
     def _tokenize(
         self, source: str, name: str | None, filename: str | None = None, state: str | None = None
     ) -> TokenStream:
         source = self.preprocess(source, name, filename).replace("\r\n", "\n").replace("\r", "\n")
-        tokens = self._positioned(source, name, filename, state)
-        stream = TokenStream(self.lexer.wrap(tokens, name, filename), name, filename)
+        known = tokens(source, self.line_offsets.get(name or "", 0)) if state is None else None
+        if known is None:
+            found = self._positioned(source, name, filename, state)
+            stream = TokenStream(self.lexer.wrap(found, name, filename), name, filename)
+        else:
+            stream = Stream(known, name, filename)
         for extension in self.iter_extensions():
             filtered = extension.filter_stream(stream)
             stream = filtered if isinstance(filtered, TokenStream) else TokenStream(filtered, name, filename)
@@ -272,7 +280,10 @@ class _Frozen(BaseLoader):
         if template not in self.sources:
             if not template.startswith(f"{PARTIALS}/"):
                 raise TemplateNotFound(template)
-            source, path, _ = self.base.get_source(environment, template)
+            try:
+                source, path, _ = self.base.get_source(environment, template)
+            except UnicodeDecodeError:
+                raise PromptError("a partial is UTF-8 text; save it as UTF-8", path=template) from None
             self.sources[template] = (source, path)
         return *self.sources[template], None
 

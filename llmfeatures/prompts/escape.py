@@ -149,7 +149,7 @@ def escape(value: str, *, keep_lines: bool) -> str:
 
 def without_stray_joiners(value: str) -> str:
     """The text without a joiner that does not stand between two non-ASCII characters."""
-    return _STRAY_JOINER.sub("", value)
+    return value if value.isascii() else _STRAY_JOINER.sub("", value)
 
 
 def _defused(value: str, spans: Iterable[tuple[int, int]]) -> str:

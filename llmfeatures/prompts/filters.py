@@ -74,6 +74,8 @@ def percent_format(template: str, values: Any) -> Text:
             used += 1
         else:
             raise RenderError(f"the format takes more values than the {len(given)} it is given")
+        if "." in one:  # it may cut a text
+            made = Text(without_stray_joiners(made))
         pieces += [template[at : match.start()], made]
         at = match.end()
         total += len(pieces[-1]) + len(pieces[-2])
@@ -105,6 +107,7 @@ def join(env: Any, value: Iterable[Any], d: str = "", attribute: str | int | Non
 
 def replace(value: Any, old: str, new: str, count: int | None = None) -> Text:
     """The finished text with one part replaced by another."""
+    present("replace", old)
     return Text.escape(value).replace(str(old), new, -1 if count is None else count)
 
 

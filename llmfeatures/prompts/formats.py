@@ -123,11 +123,6 @@ def directives(form: str) -> list[str]:
     return _DIRECTIVE.split(form)
 
 
-def date_text(moment: Moment, form: str) -> str:
-    """The moment in the author's form; each directive is one of `DIRECTIVES`."""
-    return "".join([DIRECTIVES[one](moment) if at % 2 else one for at, one in enumerate(directives(form))])
-
-
 def _at(moment: Moment) -> datetime:
     return moment if isinstance(moment, datetime) else datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import wraps
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType
 from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex, cast
 
@@ -130,6 +131,27 @@ class Text(Markup):
         return self.__class__(without_stray_joiners(str.replace(self, old, new, count)))
 
 
+def _cutting(name: str) -> Callable[..., Any]:
+    """A method of str that gives pieces of the text: a joiner at the end of a piece joins nothing, and goes."""
+    method = getattr(str, name)
+
+    @wraps(method)
+    def cut_text(self: Text, *args: Any, **kwargs: Any) -> Any:
+        made = method(self, *args, **kwargs)
+        if isinstance(made, str):
+            return Text(without_stray_joiners(made))
+        return type(made)([Text(without_stray_joiners(one)) for one in made])
+
+    return cut_text
+
+
+for _name in (
+    *("__getitem__", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"),
+    *("split", "rsplit", "splitlines", "partition", "rpartition"),
+):
+    setattr(Text, _name, _cutting(_name))
+
+
 def literal(written: str) -> Text:
     """Finished text that the author wrote."""
     return Text.of((Segment("literal", written),))
@@ -200,6 +222,9 @@ def print_value(value: Any, what: str = "") -> str:
     try:
         return _print_text(text(value), what)
     except InvalidValueError as error:
+        for one in cast("list[Any]", value) if isinstance(value, list) else ():
+            if isinstance(one, Undefined):
+                one._fail_with_undefined_error()  # pyright: ignore[reportPrivateUsage]
         said = _described(value)
         raise RenderError(f"{what or 'an expression'} is {said}" if said else f"{what}: {error}".lstrip(": ")) from None
 

@@ -105,6 +105,8 @@ class ValueFormatter(SandboxedEscapeFormatter):
     def _field(self, value: Any, form: str) -> str:
         if not form:
             return print_value(value)
+        if form.endswith("n"):
+            raise RenderError(f"the format {form!r} depends on the machine's locale; use a comma, or the filter num")
         if isinstance(value, (int, float, Decimal, str)):
             bound(sum(int(part) for part in "".join(c if c.isdecimal() else " " for c in form).split()))
             return print_value(format(value, form))

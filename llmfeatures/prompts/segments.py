@@ -66,15 +66,13 @@ def defused(parts: Parts) -> Parts:
     if not matches:
         return parts
     made: list[Segment] = []
-    at = 0
+    at = number = 0
     for kind, piece, source in parts:
         end = at + len(piece)
-        while matches and matches[0][0] < at:
-            matches.pop(0)
         cuts: list[int] = []
-        for first, last in matches:
-            if first >= end:
-                break
+        while number < len(matches) and matches[number][0] < end:
+            first, last = matches[number]
+            number += 1
             if kind != "literal" or last > end:
                 cuts.append(first + 1 - at)
         edges = [0, *cuts, len(piece)]

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from jinja2 import nodes
 
 from llmfeatures.prompts.codegen import Use
-from llmfeatures.prompts.runtime import MAX_LOOPS, MAX_OUTPUT, RENDER, Render, print_value
+from llmfeatures.prompts.runtime import MAX_LOOPS, MAX_OUTPUT, MAX_SECTIONS, RENDER, Render, print_value
 from llmfeatures.prompts.tags import BEGIN_MESSAGE
 
 _SETTING: Final = (nodes.Assign, nodes.AssignBlock, nodes.Macro)
@@ -54,7 +54,7 @@ class Span:
         # what all spans may use together is shared out, so that none lets through what the whole would refuse
         room = MAX_OUTPUT // self.share
         fits = len(made) <= room and state.printed <= room and MAX_LOOPS - state.loops <= MAX_LOOPS // self.share
-        return made if fits else None
+        return made if fits and len(state.sections) <= MAX_SECTIONS // self.share else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

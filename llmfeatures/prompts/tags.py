@@ -113,10 +113,13 @@ def _captured(body: list[nodes.Node], begin: str, end: str, line: int, *argument
     )
 
 
-def _refuse_message(parser: Parser, body: list[nodes.Node], message: str) -> None:
-    for opening in nodes.Template(body).find_all(nodes.ExprStmt):
-        if isinstance(opening.node, nodes.Filter) and opening.node.name == BEGIN_MESSAGE:
-            parser.fail(message, opening.lineno)
+def _refuse_message(parser: Parser, body: Iterable[nodes.Node], message: str) -> None:
+    for node in body:
+        if isinstance(node, nodes.ExprStmt):
+            if isinstance(node.node, nodes.Filter) and node.node.name == BEGIN_MESSAGE:
+                parser.fail(message, node.lineno)
+        elif not isinstance(node, _WITHOUT_STATEMENTS):
+            _refuse_message(parser, node.iter_child_nodes(), message)
 
 
 def _refuse_jumps(parser: Parser, tag: str, body: Iterable[nodes.Node]) -> None:
@@ -124,5 +127,8 @@ def _refuse_jumps(parser: Parser, tag: str, body: Iterable[nodes.Node]) -> None:
     for node in body:
         if isinstance(node, (nodes.Break, nodes.Continue)):
             parser.fail(f"a {type(node).__name__.lower()} cannot leave a {tag} block", node.lineno)
-        if not isinstance(node, (nodes.For, nodes.Expr)):
+        if not isinstance(node, (nodes.For, *_WITHOUT_STATEMENTS)):
             _refuse_jumps(parser, tag, node.iter_child_nodes())
+
+
+_WITHOUT_STATEMENTS: Final = (nodes.Output, nodes.Expr, nodes.Helper)

@@ -39,9 +39,14 @@ class PromptTexts:
         prompts = {name: _text(prompt_path(folder, name), f"{where}{name}{SUFFIX}") for name in prompt_names(folder)}
         partials: dict[str, str] = {}
         for path in sorted((folder / PARTIALS).rglob("*")):
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
+            if not path.is_file():
+                continue
+            name = path.relative_to(folder).as_posix()
+            try:
                 partials[name] = _text(path, f"{where}{name}", encoding="utf-8")
+            except PromptError:
+                if not path.name.startswith("."):  # what a desktop or an editor leaves is no partial
+                    raise
         return cls(prompts, partials, where=where)
 
     def names(self) -> list[str]:

@@ -48,7 +48,7 @@ class Following:
         return None if self.current is None else self.current.release.id
 
     def moved(self) -> bool:
-        """Whether a release was made the active one since the last look. One system call."""
+        """Whether a release was made the active one since the last look, or could not be read then. One system call."""
         return self._state.activation_mark() != self._mark
 
     def take(self) -> bool:
@@ -57,7 +57,7 @@ class Following:
         try:
             active = self._releases.active_id()
         except LLMFeaturesError as error:
-            self.problem = str(error)
+            self._mark, self.problem = object(), str(error)  # a mark that nothing has: it is read again
             return False
         if active is None:
             self.problem = None if self.current is None else "no release is active any more; run llmfeatures apply"
@@ -69,7 +69,12 @@ class Following:
 
     def _take(self, identity: str) -> bool:
         try:
-            prompts = ReleasedPrompts(self._releases.get(identity), self._present)
+            release = self._releases.get(identity)
+        except LLMFeaturesError as error:
+            self._mark, self.problem = object(), f"release {identity[:12]} is active and cannot be read: {error}"
+            return False
+        try:
+            prompts = ReleasedPrompts(release, self._present)
             if self.current is not None:
                 prompts.adopt(self.current)
             prompts.compile_all()
@@ -125,10 +130,12 @@ class ActivePrompts(Prompts):
             self._taking.start()
 
     def _take(self) -> None:
+        known = self.problem
         if self._following.take() and self._following.current is not None:
             self._held = self._following.current
             self.registry = self._held.registry
-        self._tell()
+        if self.problem != known:
+            self._tell()
 
     def _tell(self) -> None:
         if self._following.problem is not None:

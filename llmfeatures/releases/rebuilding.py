@@ -30,16 +30,13 @@ class ReleasedPrompts(Prompts):
         super().__init__(rebuilt.registry, release.texts())
         self.release, self._absent = release, rebuilt.absent
 
-    def compiled(self, name: str) -> tuple[PromptPlan, Usual | None]:
-        """The plan of a prompt, and its usual call if it has one.
+    def _compile(self, name: str) -> tuple[PromptPlan, Usual | None]:
+        """As of `Prompts`; only what renders as it did.
 
         Raises:
             UnknownNameError: the release has no such prompt.
             ReleaseError: an on-demand feature of it has other code now, or it would not render as it did.
         """
-        found = self._plans.get(name)
-        if found is not None:
-            return found
         kept = self.release.prompts.get(name)
         for feature in () if kept is None else kept.on_demand:
             if feature in self._absent:
@@ -48,9 +45,8 @@ class ReleasedPrompts(Prompts):
                     f"then, and {self._absent[feature]}; load the project with the code of the time "
                     f"(llmfeatures apply --show {self.release.short} has the function's source)"
                 )
-        found = super().compiled(name)
+        found = super()._compile(name)
         if kept is not None and found[0].version != kept.version:
-            del self._plans[name]
             raise ReleaseError(
                 f"prompt {name!r} of release {self.release.short} would not render as it did: its version was "
                 f"{kept.version[:12]} and is {found[0].version[:12]} here (llmfeatures {__version__}, then "

@@ -54,6 +54,18 @@ def test_cases_are_items_beside_tests(root: Path) -> None:
     assert "1 passed" in ran(root, "-q", "prompts/home.cases.yaml::good")[1]
 
 
+def test_a_broken_configuration_is_an_error_and_no_missing_test(root: Path) -> None:
+    write(root, "prompts/home.cases.yaml", "- id: good\n  features: {segment: x}\n")
+    write(root, "tests/other.cases.yaml", "somebody else's\n")
+    write(root, "tests/test_it.py", "def test_it(): ...\n")
+    with (root / "llmfeatures.toml").open("a", encoding="utf-8") as file:
+        file.write("\nx = [\n")
+    code, out = ran(root)
+    assert code == 2
+    assert "llmfeatures.toml cannot be read" in out
+    assert "1 error" in out
+
+
 def test_a_failure_shows_what_the_command_line_shows(root: Path) -> None:
     write(root, "prompts/home.cases.yaml", "- id: a\n  features: {segment: a word}\n  expect: {snapshot: true}\n")
     assert "there is no snapshot prompts/home.snapshots/a.txt yet" in ran(root)[1]

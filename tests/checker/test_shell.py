@@ -187,6 +187,9 @@ def test_explain(check: Check) -> None:
     assert both.startswith("# LF012 compare-type\n")
     assert "\n# LF020 none-printed\n" in both
     assert "```jinja\n" in both
+    rules = json.loads(check("--explain", "LF012", "LF020", "--json").out)
+    assert [(one["code"], one["page"] in both) for one in rules] == [("LF012", True), ("LF020", True)]
+    assert len(json.loads(check("--explain", "--format", "json").out)) == len(listed.splitlines()) - 1
 
 
 def test_the_schema_is_printed(check: Check) -> None:
@@ -435,6 +438,25 @@ def test_the_quick_way_understands_or_leaves_it(check: Check, project: Path, cap
         assert quick(["check", *left]) is None
     assert quick(["status"]) is None
     assert quick([]) is None
+
+
+def test_folders_that_a_registry_lists_and_installed_packages_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words").mkdir()
+    inputs = warm.Inputs()
+    with warm.recording(inputs, tmp_path):
+        list((tmp_path / "words").glob("*"))
+    before = inputs.digests()
+    assert before
+    (tmp_path / "words" / "pro").write_text("")
+    assert inputs.digests() != before
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    monkeypatch.syspath_prepend(packages)
+    installed = warm.packages_installed()
+    (packages / "team_features-2.dist-info").mkdir()
+    assert warm.packages_installed() != installed
 
 
 def test_what_a_registry_asks_elsewhere_is_not_kept(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 from llmfeatures.checker import output
 from llmfeatures.checker.findings import Edit, Finding
 from llmfeatures.checker.fixes import fix_file, fixed_text
-from llmfeatures.checker.ignore import ignores_in
+from llmfeatures.checker.ignore import ignores_in, silence
 from llmfeatures.checker.options import CheckOptions
 from llmfeatures.checker.parallel import in_two
 from llmfeatures.checker.session import CheckSession
@@ -111,6 +113,32 @@ def test_a_comment_of_several_lines_is_removed_whole(tmp_path: Path) -> None:
     assert (found.line, found.column, found.end_line, found.end_column) == (2, 3, 3, 12)
     session.fix([found])
     assert (tmp_path / "prompts" / "p.prompt.j2").read_text() == "a\nb\n"
+
+
+PIECES = ["a", " ", "  ", "\n", "{{ 1 }}", "{{- 1 }}", "{{ 1 -}}", "{% if 1 %}x{% endif %}", "{%- if 1 -%}x{% endif %}"]
+COMMENTS = [f"{{#{begin} lf: ignore[LF052] {end}#}}" for begin in ("", "-", "+") for end in ("", "-", "+")]
+
+
+@given(st.lists(st.sampled_from([*PIECES, *COMMENTS, *COMMENTS[:1] * 9]), min_size=1, max_size=9).map("".join))
+@settings(max_examples=500)
+def test_a_prompt_is_the_same_without_a_comment_that_is_removed(source: str) -> None:
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    for one in silence("p", [], ignores_in(source, 0), judged=lambda _code: True):
+        text, _ = fixed_text(source, [one])
+        assert jinja.from_string(text).render() == jinja.from_string(source).render()
+
+
+def test_comments_that_silence_nothing_are_removed_where_nothing_changes() -> None:
+    comment = "{# lf: ignore[LF052] #}"
+    for source, left in (
+        (f"a\n  {comment}\nb", "a\nb"),
+        (f"a {comment} b", "a  b"),
+        (f"a {comment.replace(' #}', ' +#}')}\nb", "a \nb"),
+        (f"a {comment}\nb", None),  # it takes the line break with it
+        (f"{comment} {comment}\nb", None),
+    ):
+        found = silence("p", [], ignores_in(source, 0), judged=lambda _code: True)
+        assert fixed_text(source, found)[0] == (source if left is None else left)
 
 
 def test_comments_are_found_quickly() -> None:
@@ -265,8 +293,18 @@ def test_any_line_is_shown_narrow_enough(line: str, column: int, length: int) ->
     rows = output.plain(output.text_lines(found, lambda _path: line)).split("\n")
     assert len(rows) == 4
     assert rows[3].count("^") >= 1
-    assert all(len(row) <= 130 for row in rows[2:])
+    assert all(sum(not unicodedata.combining(one) for one in row) <= 130 for row in rows[2:])  # cells, not characters
     assert all(row.isprintable() for row in rows)
+
+
+def test_a_line_fits_a_narrow_terminal() -> None:
+    line = "on and " * 20 + "{{ plna }}" + " and on" * 20
+    found = Finding(
+        code="LF010", severity="error", path="p", message="m", line=1, column=144, end_line=1, end_column=148
+    )
+    shown, carets = output.plain(output.text_lines(found, lambda _path: line, 74)).split("\n")[2:]
+    assert len(shown) <= 80
+    assert shown[carets.index("^") : carets.rindex("^") + 1] == "plna"
 
 
 # --- sessions
@@ -314,3 +352,14 @@ def test_an_error_in_the_other_process_is_met_here() -> None:
 
     with pytest.raises(RenderError, match="of the item"):
         in_two(odd, list(range(60)), 2)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_here_does_not_wait_for_the_other_process() -> None:
+    def even(n: int) -> str:
+        if n == 40:
+            raise RenderError("of the item")
+        return "x" * 10_000  # more than a pipe holds
+
+    with pytest.raises(RenderError, match="of the item"):
+        in_two(even, list(range(60)), 2)

@@ -116,6 +116,15 @@ def test_a_feature_that_prompts_read_is_removed(project: Project, capsys: pytest
     assert ("LF010", "error") in [(one["code"], one["severity"]) for one in home["findings"]]
 
 
+@pytest.mark.parametrize("text", ["{{ twise }}", "---\nfeatures: {twice: 3}\n---\n{{ twice }}"])
+def test_a_prompt_that_cannot_be_built_any_more(project: Project, text: str) -> None:
+    (project.config.root / "prompts" / "mail.prompt.j2").write_text(text)
+    found = _again(project).check_against("git:HEAD")
+    assert found.breaks
+    assert [(one.prompt, one.broken) for one in found.prompts] == [("home", False), ("mail", True)]
+    assert found.unread == ()  # what it is to read is not known
+
+
 @pytest.mark.heavy
 def test_nothing_changed_and_what_is_no_revision(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert _again(project).check_against("git:HEAD").lines()[0].startswith("nothing that decides a prompt changed")

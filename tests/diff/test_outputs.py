@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from llmfeatures.cli import terminal
 from llmfeatures.cli.app import run
+from llmfeatures.diff.edits import Edit, Message
 from llmfeatures.diff.markdown import inert
 from llmfeatures.diff.result import PromptDiff
 from llmfeatures.diff.shown import amount, near_changes, pair_lines, percent
@@ -61,6 +63,22 @@ def test_markdown_is_safe_against_values(diffed: PromptDiff) -> None:
     assert prose.count("<details>") == prose.count("</details>") == prose.count("<summary>") == len(diffed.groups)
     assert max(map(len, re.findall("`+", written))) == 4  # one more than in the value
     assert len(written) < 65_536
+
+
+def test_a_comment_is_never_longer_than_a_service_takes(diffed: PromptDiff) -> None:
+    (one, *_) = diffed.groups
+    assert one.pair is not None
+    edits = tuple(Edit("system", "#" * 90 + str(number), "@" * 90) for number in range(6))
+    lines = "".join(f"{number} `@somebody` <b>\n" for number in range(400))
+    pair = replace(one.pair, new=(Message("system", lines),))
+    wide, keyed = replace(one, edits=edits, pair=pair), replace(one, pair=replace(pair, keys={"user_id": "@" * 20_000}))
+    for many in (replace(diffed, groups=(wide,) * 30), replace(diffed, groups=(keyed,) * 3)):
+        for pairs in (0, 5, 30):
+            written = many.to_markdown(pairs=pairs)
+            assert len(written) < 65_536
+            listed = written.count("<details>")
+            rest = re.search(r"And (\d+) smaller groups? with", written)
+            assert listed + (int(rest[1]) if rest else 0) == len(many.groups)
 
 
 @given(st.text(max_size=20))

@@ -170,6 +170,7 @@ def test_partials_are_in_it_and_only_those_that_are_used(root: Path) -> None:
     shared.mkdir()
     (shared / "used.j2").write_bytes(b"used\r\n{{ segment }}")
     (shared / "other.j2").write_text("other")
+    (shared / ".DS_Store").write_bytes(b"\x00\xff\xfe")
     prompt(root, "---\nfeatures: {segment: {default: x}}\n---\n{% include '_shared/used.j2' %}")
     done = Project.load(root).apply()
     assert dict(done.release.partials) == {"_shared/used.j2": "used\n{{ segment }}"}

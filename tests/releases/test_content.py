@@ -253,6 +253,7 @@ def test_what_is_other_is_said_by_name(tmp_path: Path) -> None:
     assert "view segment: feature more added" in found.registry
     assert "view activity: feature watched removed" in found.registry
     assert "view activity: ttl none → 7d" in found.registry
+    assert "view activity: its source is another" in found.registry
     assert not changes(new, new)
     assert changes(new, replace(new, library="9.9")).library == (new.library, "9.9")
     project.close()

@@ -143,3 +143,20 @@ def test_a_state_that_is_damaged_meanwhile_stops_nobody(root: Path) -> None:
     assert following.moved()
     assert not following.take()
     assert "no release is active any more" in str(following.problem)
+
+
+def test_a_release_whose_file_comes_late_is_taken_then(root: Path) -> None:
+    project = applied(root, "one")
+    following = Following(project.state, project.registry)
+    second = applied(root, "two").releases.active()
+    assert second is not None
+    path = next((root / ".llmfeatures" / "releases").glob(f"{second.id}*"))
+    late = path.rename(root / "late")
+    for _ in range(2):
+        assert following.moved()
+        assert not following.take()
+        assert f"release {second.short} is active and cannot be read" in str(following.problem)
+    late.rename(path)
+    assert following.moved()
+    assert following.take()
+    assert (following.release, following.problem, following.moved()) == (second.id, None, False)

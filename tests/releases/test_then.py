@@ -14,7 +14,7 @@ import pytest
 from llmfeatures import Project
 from llmfeatures.cli.app import run
 from llmfeatures.errors import ReleaseError, RequestError, UnknownNameError
-from tests.projects import at, make_project, segment, watched
+from tests.projects import SEGMENTS, at, make_project, segment, watched, write_rows
 
 ONE = "---\nfeatures: {segment: {default: unknown}}\n---\nFirst: {{ segment }}\n"
 TWO = (
@@ -86,6 +86,24 @@ def test_each_row_has_the_prompt_of_its_time(root: Path) -> None:
     assert (made.summary.rows, made.summary.errors) == (8, 2)
     assert str(made.summary.first_error).startswith("row 4: no release was active then")
     assert set(made.summary.statuses) == {"segment", "watched"}
+    project.close()
+
+
+def test_each_row_is_read_from_where_its_release_says(root: Path) -> None:
+    one = applied(root, at(day=2), home=ONE)
+    write_rows(root / "data" / "other.parquet", [segment("u1", "other", at(day=1))], SEGMENTS)
+    definitions = root / "features.yaml"
+    definitions.write_text(definitions.read_text().replace("data/segment.parquet", "data/other.parquet"))
+    two = applied(root, at(day=4))
+    project = Project.load(root)
+    versions = [project.at_release(each).prompts.plan("home").version for each in (one, two)]
+    assert versions[0] == versions[1]
+    found = project.history("home", rows(at(day=3), None, at(day=5)), release="then").read_all()
+    assert [row and row[0]["content"] for row in found.column("messages").to_pylist()] == [
+        "First: power",
+        None,
+        "First: other",
+    ]
     project.close()
 
 

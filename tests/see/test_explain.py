@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmfeatures import Project, PromptContext
+from llmfeatures import Entity, Project, PromptContext, Registry
+from llmfeatures.builder import Prompts
 from llmfeatures.explain import age_text, explain_json, explained
+from llmfeatures.prompts.texts import PromptTexts
 from tests.browser import browser
 from tests.projects import NOW, at, make_project, segment, watched
 
@@ -130,6 +132,18 @@ def test_a_builder_that_is_gone_leaves_contexts_that_can_be_explained(project: P
     ctx = Project.load(project.config.root, now=lambda: NOW).builder().build_context("plain", user_id="ada")
     gc.collect()
     assert explained(ctx).is_whole
+
+
+def test_a_builder_that_lives_explains_whatever_was_compiled_since(project: Project) -> None:
+    ctx = project.builder().build_context("plain", user_id="ada")
+    said = ctx.explain()
+    Project.load(project.config.root, now=lambda: NOW).prompts.plan("plain")
+    others = Registry([Entity("user", join_key="user_id")])
+    texts = PromptTexts({f"p{number}": str(number) for number in range(70)}, {}, where="")
+    for plan in [Prompts(others, texts).plan(name) for name in texts.names()]:
+        assert plan.version != ctx.version
+    gc.collect()
+    assert ctx.explain() == said
 
 
 def test_a_context_of_another_process_says_what_it_can(project: Project) -> None:
