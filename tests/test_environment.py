@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmfeatures.errors import PromptError, RenderError
 from llmfeatures.prompts import runtime, segments
 from llmfeatures.prompts.environment import Compiled, Message, compile_prompt, make_environment
+from llmfeatures.prompts.texts import PromptTexts
 
 PARTIALS = {
     "macros.j2": "{% macro bullets(items) %}{% for one in items %}- {{ one }}\n{% endfor %}{% endmacro %}"
@@ -35,6 +36,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "_shared" / name).write_text(source)
     (root / "other.prompt.j2").write_text("---\nowner: x\n---\nother")
     return root
+
+
+def test_a_partial_s_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "_shared").mkdir()
+    (tmp_path / "_shared" / "kind.j2").write_bytes(b"\xef\xbb\xbfBe kind.")
+    (tmp_path / "p.prompt.j2").write_text("{% include '_shared/kind.j2' %}")
+    body = "{% include '_shared/kind.j2' %}"
+    for source in (make_environment(tmp_path), PromptTexts.of_folder(tmp_path).environment()):
+        made = compile_prompt(source, body, name="p", path="p", line_offset=0)
+        assert made.render({}) == (Message("system", "Be kind."),)
 
 
 @pytest.fixture(scope="module")

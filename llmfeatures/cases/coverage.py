@@ -75,7 +75,7 @@ class _NotedEnvironment(PromptEnvironment):
     """The environment of all prompts, noting branches."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(FileSystemLoader(folder))
+        super().__init__(FileSystemLoader(folder, encoding="utf-8-sig"))
         self.folder = folder
         self.branches: dict[Branch, bool] = {}
         self._numbered: list[Branch] = []

@@ -450,7 +450,7 @@ _message: Callable[[tuple[str, str]], Message] = partial(tuple.__new__, Message)
 
 def make_environment(prompts_folder: Path) -> PromptEnvironment:
     """The environment for the prompts in a folder, whose partials are in its ``_shared/``."""
-    return PromptEnvironment(FileSystemLoader(prompts_folder))
+    return PromptEnvironment(FileSystemLoader(prompts_folder, encoding="utf-8-sig"))
 
 
 def compile_prompt(

@@ -80,7 +80,7 @@ def prompt_names(folder: Path) -> list[str]:
         for path in folder.rglob(f"*{SUFFIX}")
         if path.is_file()
     )
-    return sorted(name for name in found if not name.startswith("_") and "/_" not in name)
+    return sorted(name for name in found if not any(part.startswith(("_", ".")) for part in name.split("/")))
 
 
 def prompt_path(folder: Path, name: str) -> Path:

@@ -43,7 +43,7 @@ class PromptTexts:
                 continue
             name = path.relative_to(folder).as_posix()
             try:
-                partials[name] = _text(path, f"{where}{name}", encoding="utf-8")
+                partials[name] = _text(path, f"{where}{name}")
             except PromptError:
                 if not path.name.startswith("."):  # what a desktop or an editor leaves is no partial
                     raise
@@ -92,9 +92,9 @@ class _Loader(BaseLoader):
         return sorted(self._texts.partials)
 
 
-def _text(path: Path, shown: str, encoding: str = "utf-8-sig") -> str:
+def _text(path: Path, shown: str) -> str:
     try:
-        text = path.read_bytes().decode(encoding)
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PromptError("a prompt file is UTF-8 text; save it as UTF-8", path=shown) from None
     except OSError as error:
