@@ -778,3 +778,22 @@ def test_progress_of_a_history_that_goes_on() -> None:
 
     assert progress_text(1_000, 3_000, 2.0, 1_000) == "joining 2,000 rows"
     assert progress_text(2_000, 3_000, 2.0, 1_000) == "2,000 of 3,000 rows, 500 rows/s, 0:00:02 left"
+
+
+def test_an_error_after_an_interrupt_is_the_interrupt_s(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB and Arrow make errors of their own of Ctrl-C, and another thread may find them first."""
+    import os
+
+    from llmfeatures.errors import SourceError
+    from llmfeatures.project import Project
+
+    def load(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise SourceError("not enough memory") from None
+
+    monkeypatch.setattr(Project, "load", load)
+    ran = cli("status")
+    assert (ran.code, ran.out, ran.err) == (130, "", "")

@@ -18,6 +18,7 @@ from llmfeatures.cli import (
     features,
     history,
     init,
+    interrupts,
     listing,
     materialize,
     push,
@@ -137,8 +138,9 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         _escape_unknown(stream)
     try:
-        result = app(list(arguments), prog_name="llmfeatures", standalone_mode=False)
-        sys.stdout.flush()
+        with interrupts.watched():
+            result = app(list(arguments), prog_name="llmfeatures", standalone_mode=False)
+            sys.stdout.flush()
     except _USAGE_ERRORS as error:
         terminal.error(_usage(error))
         return BAD_USAGE
@@ -147,8 +149,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _close_broken_pipe()
         return FOUND_PROBLEMS
-    except (LLMFeaturesError, OSError) as error:
-        return told(error)
+    except Exception as error:  # noqa: BLE001  (what nobody foresaw is raised again)
+        return INTERRUPTED if interrupts.pressed() else told(error)
     return result if isinstance(result, int) else 0
 
 

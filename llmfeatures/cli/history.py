@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from llmfeatures.cli import terminal
+from llmfeatures.cli import interrupts, terminal
 from llmfeatures.cli.check import counted
 from llmfeatures.cli.options import (
     HERE,
@@ -288,7 +288,7 @@ def _kept(made: History) -> Generator[None]:
     except BaseException as error:
         if made.kept:
             terminal.note(f"kept {counted(made.kept, 'row')}; run the same command again to continue")
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, KeyboardInterrupt) or interrupts.pressed():
             terminal.note("nothing is written, and nothing kept")
         raise
 
