@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ import pytest
 from llmfeatures.errors import RenderError
 from llmfeatures.prompts.environment import Compiled, compile_prompt, make_environment
 from llmfeatures.prompts.limits import MAX_VALUE
+
+
+@pytest.fixture(autouse=True)
+def no_collection() -> Iterator[None]:
+    """What other tests left is not finalized where the stack is at its end."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
 
 TWICE = "{% if n %}{% set n = n - 1 %}{% include '_shared/twice.j2' %}{% include '_shared/twice.j2' %}{% endif %}"
 BIG = "x" * 900_000
