@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -238,7 +237,6 @@ def test_pyright_sees_what_is_wrong_and_nothing_else(app: Path) -> None:
     assert found == {}, done.stdout
 
 
-@pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is not installed")
 @pytest.mark.heavy
 def test_mypy_sees_what_is_wrong_and_nothing_else(app: Path) -> None:
     files = ["right.py", "wrong.py", "prompts.pyi", "prompt_types.py"]

@@ -28,7 +28,6 @@ from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.file import parse_prompt
 from llmfeatures.registry import registry_from_yaml
-from llmfeatures.tokens import installed
 from tests.projects import MOMENT, NOW, at, make_project, write_rows
 from tests.test_ondemand_prompts import REGISTRY
 
@@ -380,7 +379,6 @@ def test_two_roles(tmp_path: Path) -> None:
     assert "write buyer.segment or seller.segment" in said(second)[0]
 
 
-@pytest.mark.skipif(not installed(), reason="needs the extra tokens")
 def test_tokens_are_counted(root: Path) -> None:
     cases = "- id: a\n  features: {segment: one two three four five}\n  expect: {max_tokens: %d}\n"
     write_cases(root, cases % 5, "strict")
@@ -411,7 +409,6 @@ One two three four five.
 """
 
 
-@pytest.mark.skipif(not installed(), reason="needs the extra tokens")
 def test_what_the_budget_does_with_sections(tmp_path: Path) -> None:
     root = make_project(tmp_path, prompts={"home": BUDGET})
     long = "a word " * 20

