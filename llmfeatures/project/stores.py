@@ -11,13 +11,13 @@ from llmfeatures.builder import (
     AsyncContextBuilder,
     ContextBuilder,
     Prompts,
-    SyncReader,
 )
 from llmfeatures.clock import Clock
 from llmfeatures.config import Config
 from llmfeatures.errors import RequestError
 from llmfeatures.plan import FeaturePlan, plan_references
 from llmfeatures.ports import OfflineStore, OnlineStore, PushLog, StateStore
+from llmfeatures.readers import SyncReader
 from llmfeatures.registry import Registry
 from llmfeatures.releases import Release, Releases
 

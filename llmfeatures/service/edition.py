@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmfeatures.builder import AsyncContextBuilder, AsyncReader
+from llmfeatures.builder import AsyncContextBuilder
 from llmfeatures.errors import LLMFeaturesError, RequestError, UnknownNameError
 from llmfeatures.ports import AsyncOnlineStore
 from llmfeatures.prompt_plan import PromptPlan
+from llmfeatures.readers import AsyncReader
 from llmfeatures.service.document import document
 from llmfeatures.service.endpoint import Answer, Desk, Endpoint
 from llmfeatures.service.features import FeatureActions

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from llmfeatures.builder import AsyncReader
 from llmfeatures.clock import Clock
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import OnDemandError, RequestError, did_you_mean
 from llmfeatures.plan import FeaturePlan, plan_references
+from llmfeatures.readers import AsyncReader
 from llmfeatures.registry import Registry
 from llmfeatures.service.access import check_roles
 from llmfeatures.service.encode import features_json
