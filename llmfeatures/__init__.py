@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from llmfeatures.ondemand import on_demand as on_demand
     from llmfeatures.project import Project as Project
     from llmfeatures.registry import Registry as Registry
+    from llmfeatures.retriever import DocumentSource as DocumentSource
+    from llmfeatures.retriever import FunctionEmbedder as FunctionEmbedder
+    from llmfeatures.retriever import OnnxEmbedder as OnnxEmbedder
+    from llmfeatures.retriever import OpenAIEmbedder as OpenAIEmbedder
+    from llmfeatures.retriever import Retriever as Retriever
     from llmfeatures.schema import Aggregation as Aggregation
     from llmfeatures.schema import Entity as Entity
     from llmfeatures.schema import Expect as Expect
@@ -29,28 +34,37 @@ if TYPE_CHECKING:
     from llmfeatures.schema import ParquetSource as ParquetSource
     from llmfeatures.schema import PushSource as PushSource
     from llmfeatures.schema import SqlSource as SqlSource
+    from llmfeatures.tools import AsyncTools as AsyncTools
+    from llmfeatures.tools import Tools as Tools
 
 _WHERE = {
     "Aggregation": "schema",
     "AsyncClient": "client",
     "AsyncContextBuilder": "builder",
+    "AsyncTools": "tools",
     "Client": "client",
     "ContextBuilder": "builder",
+    "DocumentSource": "retriever",
     "Entity": "schema",
     "Expect": "schema",
     "Feature": "schema",
     "FeatureValue": "context",
     "FeatureView": "schema",
+    "FunctionEmbedder": "retriever",
     "History": "history",
     "LLMFeaturesError": "errors",
     "Manifest": "context",
     "OnDemandFeature": "ondemand",
+    "OnnxEmbedder": "retriever",
+    "OpenAIEmbedder": "retriever",
     "ParquetSource": "schema",
     "Project": "project",
     "PromptContext": "context",
     "PushSource": "schema",
     "Registry": "registry",
+    "Retriever": "retriever",
     "SqlSource": "schema",
+    "Tools": "tools",
     "on_demand": "ondemand",
 }
 
@@ -58,23 +72,30 @@ __all__ = [
     "Aggregation",
     "AsyncClient",
     "AsyncContextBuilder",
+    "AsyncTools",
     "Client",
     "ContextBuilder",
+    "DocumentSource",
     "Entity",
     "Expect",
     "Feature",
     "FeatureValue",
     "FeatureView",
+    "FunctionEmbedder",
     "History",
     "LLMFeaturesError",
     "Manifest",
     "OnDemandFeature",
+    "OnnxEmbedder",
+    "OpenAIEmbedder",
     "ParquetSource",
     "Project",
     "PromptContext",
     "PushSource",
     "Registry",
+    "Retriever",
     "SqlSource",
+    "Tools",
     "__version__",
     "on_demand",
 ]

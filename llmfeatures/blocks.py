@@ -20,6 +20,10 @@ MOST_BREAKS: Final = 4
 """The most cache breaks of one prompt: Anthropic refuses a request with more, and OpenAI writes no more."""
 
 
+INSTRUCTING: Final = ("system", "developer")
+"""The roles whose messages Anthropic takes as its ``system``."""
+
+
 class CacheBreak(NamedTuple):
     """Where a provider's cache may end: after so many characters of a message's content. Both count from 0."""
 
@@ -131,20 +135,25 @@ def _input_text(block: Block) -> ResponseInputTextParam:
 
 def anthropic_arguments(messages: Sequence[BlockMessage]) -> AnthropicArguments:
     """The messages for Anthropic's client: system and developer messages are its ``system``, in their order, the others
-    stay messages."""
+    stay messages. Blank texts, which Anthropic refuses, are left out, and so are messages that have no other."""
     system: list[TextBlockParam] = []
     made: list[dict[str, object]] = []
     for one in messages:
-        blocks = [_text_block(block) for block in one["blocks"]]
-        if one["role"] in ("system", "developer"):
-            system += [block for block in blocks if block["text"]]
-        else:
+        blocks = [_text_block(block) for block in one["blocks"] if block["text"].strip()]
+        if one["role"] in INSTRUCTING:
+            system += blocks
+        elif blocks:
             has_break = any(block["cache"] for block in one["blocks"])
             made.append({"role": one["role"], "content": blocks if has_break else blocks[0]["text"]})
     arguments: AnthropicArguments = {"messages": cast("list[MessageParam]", made)}
     if system:
         arguments["system"] = system
     return arguments
+
+
+def is_anthropic_message(message: Message) -> bool:
+    """Whether `anthropic_arguments` makes a message of this one."""
+    return message["role"] not in INSTRUCTING and bool(message["content"].strip())
 
 
 def _text_block(block: Block) -> TextBlockParam:

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 from llmfeatures.clock import Clock, as_utc, parse_duration
 from llmfeatures.compile import compile_plan
-from llmfeatures.context import FeatureValue, PromptContext, made_context, prompt_id, request_id
+from llmfeatures.context import PromptContext
+from llmfeatures.contexts import made_contexts
 from llmfeatures.errors import (
     ConfigError,
-    FeatureNotPresentError,
     InvalidValueError,
-    RenderError,
+    LLMFeaturesError,
     RequestError,
     SourceError,
     did_you_mean,
 )
+from llmfeatures.gathering import Call, Gathered
+from llmfeatures.inject import AsyncBuild, Build, Inject, Target, inject_async, inject_sync
 from llmfeatures.plan import ReadResult
 from llmfeatures.ports import AsyncOnlineStore, ClockName, OfflineStore, OnlineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import PromptEnvironment, make_environment
-from llmfeatures.prompts.file import ABSENT, SUFFIX, prompt_names, read_prompt
+from llmfeatures.prompts.file import ABSENT, SUFFIX, prompt_names, read_prompt, read_text
 from llmfeatures.prompts.texts import PromptTexts
 from llmfeatures.readers import AsyncReader, SyncReader
 from llmfeatures.registry import Registry
+from llmfeatures.retrievers import AsyncRetrieving, Retrieving
+from llmfeatures.retrieving import AsyncGatherer, SyncGatherer
+from llmfeatures.tools import AsyncTools, Tools, prompt_tools
 from llmfeatures.usual import Usual, usual_of
-from llmfeatures.version import __version__
 
 CLOCKS: tuple[ClockName, ...] = ("event", "known")
 Timeout = float | timedelta | str | None
 """Seconds, a timedelta, or text such as ``250ms``; None is the configured one."""
 TIMEOUT = 0.25
 """Seconds for the online reads of a call together, unless the project or the call says otherwise."""
-Call = tuple[dict[str, Any], dict[str, Any]]
-"""One row of a call: canonical join keys and inputs."""
+_NO_RETRIEVERS = "prompt {!r} has documents, and this builder no retrievers; make it with ContextBuilder.from_project"
 
 
 class Prompts:
@@ -59,6 +59,19 @@ class Prompts:
     def names(self) -> list[str]:
         """The names of all prompts, sorted."""
         return prompt_names(self.source) if isinstance(self.source, Path) else self.source.names()
+
+    @property
+    def release_id(self) -> str | None:
+        """The id of the release that they are of; None for files."""
+        return None
+
+    def text(self, name: str) -> str:
+        """The text of a prompt file.
+
+        Raises:
+            UnknownNameError: there is no such prompt.
+        """
+        return read_text(self.source, name) if isinstance(self.source, Path) else self.source.text(name)
 
     def plan(self, name: str) -> PromptPlan:
         """The plan of a prompt.
@@ -105,12 +118,32 @@ def _environment_of(source: Path | PromptTexts) -> PromptEnvironment:
 class _Builder:
     """What both builders share: all but the reading."""
 
-    def __init__(self, prompts: Prompts, offline: Callable[[], OfflineStore], clock: Clock) -> None:
-        self._prompts, self._offline, self._now = prompts, offline, clock
+    def __init__(
+        self, prompts: Prompts, offline: Callable[[], OfflineStore], clock: Clock, retrieving: Retrieving | None
+    ) -> None:
+        self._prompts, self._offline, self._now, self._retrieving = prompts, offline, clock, retrieving
+
+    @property
+    def registry(self) -> Registry:
+        """The registry that the prompts are compiled against."""
+        return self._prompts.registry
+
+    @property
+    def release(self) -> str | None:
+        """The id of the release that the prompts are of; None for files."""
+        return self._prompts.release_id
 
     def prompt_names(self) -> list[str]:
         """The names of all prompts, sorted."""
         return self._prompts.names()
+
+    def prompt_text(self, name: str) -> str:
+        """The text of a prompt file, as it is rendered.
+
+        Raises:
+            UnknownNameError: there is no such prompt.
+        """
+        return self._prompts.text(name)
 
     def plan(self, prompt: str) -> PromptPlan:
         """The compiled plan of a prompt."""
@@ -121,39 +154,55 @@ class _Builder:
         if result.newest is not None and result.newest > as_of:
             as_of = result.newest  # a writer's clock is ahead: its value still counts
         source = "online" if plan.features.refs else "none"
-        return _contexts(plan, calls, result.slots, as_of, source, None, result.problem)
+        return made_contexts(plan, calls, result.slots, as_of, source, None, result.problem)
+
+    def _with_documents(self, plan: PromptPlan, calls: Sequence[Call], gathered: Gathered) -> list[PromptContext]:
+        source = "online" if plan.features.refs else "none"
+        return made_contexts(plan, calls, gathered.slots, gathered.as_of, source, None, gathered.problem, gathered)
 
     def _historical(
-        self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: ClockName
+        self, plan: PromptPlan, calls: Sequence[Call], as_of: datetime | str, clock: ClockName, live: bool
     ) -> list[PromptContext]:
+        from llmfeatures.historical_documents import AsOfRow, documents_of
         from llmfeatures.historical_features import as_of_slots
 
-        at = moment("as_of", as_of)
-        found = as_of_slots(self._offline(), plan.features, [keys for keys, _ in calls], at, clock)
+        at, offline = moment("as_of", as_of), self._offline()
+        documents = documents_of(plan, offline, self._retrieving, clock, live=live)
+        found = as_of_slots(offline, plan.features, [keys for keys, _ in calls], at, clock)
         if found.errors:
             raise SourceError(next(iter(found.errors.values())))
-        return _contexts(plan, calls, found.slots, at, "offline", clock, None)
+        if documents is None:
+            return made_contexts(plan, calls, found.slots, at, "offline", clock, None)
+        asked = zip(calls, found.slots, strict=True)
+        beside = documents.found([AsOfRow(slots, keys, inputs, at) for (keys, inputs), slots in asked])
+        for row, one in enumerate(beside):
+            if one.error is not None:
+                if len(calls) > 1:
+                    one.error.args = (f"row {row}: {one.error}",)
+                raise one.error
+        gathered = Gathered(
+            slots=found.slots,
+            documents=[one.documents for one in beside],
+            retrievals=[plan.retrievals(one.legs, one.chosen) for one in beside],
+            as_of=at,
+            problem=None,
+        )
+        return made_contexts(plan, calls, found.slots, at, "offline", clock, None, gathered)
 
-    def _injected(self, prompt: str, function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-        """A function from a call's arguments to the keys and inputs of its prompt; names are checked now."""
-        signature = inspect.signature(function)
-        if "ctx" not in signature.parameters:
-            raise RequestError(f"{function.__name__} needs a parameter ctx, which takes the PromptContext")
+    def _taken(self, prompt: str, target: Target) -> list[str]:
+        """The parameters of a decorated function that its prompt takes.
+
+        Raises:
+            RequestError: the prompt needs one that the function does not have.
+        """
         plan = self._prompts.plan(prompt)
         optional = {name for name, one in plan.inputs.items() if one.default is not ABSENT}
-        absent = [name for name in plan.parameters if name not in signature.parameters and name not in optional]
+        absent = [name for name in plan.parameters if name not in target.parameters and name not in optional]
         if absent:
             raise RequestError(
-                f"{function.__name__} has no parameter {', '.join(map(repr, absent))}, which prompt {prompt!r} needs"
+                f"{target.name} has no parameter {', '.join(map(repr, absent))}, which prompt {prompt!r} needs"
             )
-        wanted = [name for name in plan.parameters if name in signature.parameters]
-
-        def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            bound = signature.bind_partial(*args, **kwargs)
-            bound.apply_defaults()
-            return {name: bound.arguments[name] for name in wanted if name in bound.arguments}
-
-        return arguments
+        return [name for name in plan.parameters if name in target.parameters]
 
 
 class ContextBuilder(_Builder):
@@ -169,9 +218,15 @@ class ContextBuilder(_Builder):
         offline: Callable[[], OfflineStore],
         clock: Clock,
         timeout: float = TIMEOUT,
+        *,
+        retrieving: Retrieving | None = None,
     ) -> None:
-        super().__init__(prompts, offline, clock)
+        super().__init__(prompts, offline, clock, retrieving)
         self._store = SyncReader(online, timeout)
+        self._retrieving = retrieving
+        self._gatherer = (
+            None if retrieving is None else SyncGatherer(self._store, retrieving.finder, retrieving.timeout)
+        )
 
     @classmethod
     def from_project(
@@ -206,6 +261,7 @@ class ContextBuilder(_Builder):
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """The finished prompt for an entity: ``build_context("recommender", user_id="8a2f")``.
@@ -215,6 +271,7 @@ class ContextBuilder(_Builder):
             as_of: rebuild it as of this moment from the offline store; a datetime or ISO 8601 text, naive is UTC.
             clock: with ``as_of``, which rows count: ``known`` (true and arrived) or ``event`` (true).
             timeout: for the online read; seconds, a timedelta or text such as ``250ms``.
+            _live_documents: with ``as_of``, take what a retriever has now where it knows no time.
             **keys_and_inputs: each join key and input by name. A join key of None means that nobody is known.
 
         Raises:
@@ -233,7 +290,9 @@ class ContextBuilder(_Builder):
                     return made
         call = plan.bind(keys_and_inputs)
         if as_of is not None:
-            return self._historical(plan, [call], as_of, at_clock)[0]
+            return self._historical(plan, [call], as_of, at_clock, _live_documents)[0]
+        if plan.documents:
+            return self._with_documents(plan, [call], self._gathered(plan, [call], limit))[0]
         reads = plan.features.read([plan.features.entity_keys(call[0])])
         return self._online(plan, [call], self._store.run(reads, limit, asked))[0]
 
@@ -246,6 +305,7 @@ class ContextBuilder(_Builder):
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
     ) -> list[PromptContext]:
         """The finished prompts of many rows of keys and inputs, in order, in one round trip and at one moment.
 
@@ -264,33 +324,67 @@ class ContextBuilder(_Builder):
                     return made
         calls = _calls(plan, rows)
         if as_of is not None:
-            return self._historical(plan, calls, as_of, at_clock)
+            return self._historical(plan, calls, as_of, at_clock, _live_documents)
+        if plan.documents:
+            return self._with_documents(plan, calls, self._gathered(plan, calls, limit))
         reads = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
         return self._online(plan, calls, self._store.run(reads, limit, asked))
 
-    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Inject:
         """Decorate a function that takes ``ctx`` and the prompt's keys and inputs by name: ``ctx`` is built per call.
 
+        The function may be a ``def``, ``async def`` (the build then runs in a thread), a generator or an async
+        generator, whose context is built when its iteration begins.
+
         Raises:
-            RequestError: when decorating, a name that the prompt needs is no parameter of the function.
+            RequestError: there is no name of a prompt (``@builder.inject`` alone); or when decorating, a name that
+                the prompt needs is no parameter of the function.
         """
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-                raise RequestError(f"{function.__name__} is async; decorate it with AsyncContextBuilder.inject")
-            arguments = self._injected(prompt, function)
+        def building(target: Target) -> Build:
+            taken = self._taken(prompt, target)
+            return lambda given: self.build_context(prompt, **{name: given[name] for name in taken})
 
-            @functools.wraps(function)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                return function(*args, **kwargs, ctx=self.build_context(prompt, **arguments(*args, **kwargs)))
+        return inject_sync(prompt, building)
 
-            return call
+    def tools(self, prompt: str, /, **keys_and_inputs: Any) -> Tools:
+        """What a model may call for while it answers a prompt: the prompt's features, and a search of each of its
+        documents, for the entity that is named here; the model can name no other.
 
-        return decorate
+        Args:
+            prompt: the prompt's name.
+            **keys_and_inputs: each join key by name, None for nobody; and inputs, for which no model is asked then.
+
+        Raises:
+            RequestError: a name is absent or unknown, a value has another type, or there is nothing to make tools of.
+        """
+        plan = self._prompts.plan(prompt)
+        return Tools(prompt=prompt, tools=prompt_tools(plan, self.registry, keys_and_inputs), reads=self.gathered)
+
+    def gathered(self, plan: PromptPlan, calls: Sequence[Call]) -> Gathered:
+        """What a plan reads for calls; see `tools`."""
+        return self._gathered(plan, calls, None)
+
+    def prepare(self) -> None:
+        """Load what the retrievers of all prompts need in this process, such as a model, so that no first call waits
+        for it. What fails is said by the calls."""
+        for name in self.prompt_names() if self._gatherer is not None else ():
+            with suppress(LLMFeaturesError):
+                plan = self.plan(name)
+                if plan.documents and self._gatherer is not None:
+                    self._gatherer.prepare(plan, None)
+
+    def _gathered(self, plan: PromptPlan, calls: Sequence[Call], timeout: float | None) -> Gathered:
+        if self._gatherer is None:
+            raise ConfigError(_NO_RETRIEVERS.format(plan.name))
+        self._gatherer.prepare(plan, timeout)
+        return self._gatherer.run(plan, calls, self._now(), timeout)
 
     def close(self) -> None:
         """Give back connections. The builder can be used again."""
         self._store.store.close()
+        if self._retrieving is not None:
+            self._retrieving.close()
 
 
 class AsyncContextBuilder(_Builder):
@@ -303,9 +397,15 @@ class AsyncContextBuilder(_Builder):
         offline: Callable[[], OfflineStore],
         clock: Clock,
         timeout: float = TIMEOUT,
+        *,
+        retrieving: AsyncRetrieving | None = None,
     ) -> None:
-        super().__init__(prompts, offline, clock)
+        super().__init__(prompts, offline, clock, None if retrieving is None else retrieving.threaded)
         self._store = AsyncReader(online, timeout)
+        self._searching = retrieving
+        self._gatherer = (
+            None if retrieving is None else AsyncGatherer(self._store, retrieving.finder, retrieving.timeout)
+        )
 
     @classmethod
     def from_project(
@@ -329,6 +429,7 @@ class AsyncContextBuilder(_Builder):
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """As `ContextBuilder.build_context`."""
@@ -343,7 +444,9 @@ class AsyncContextBuilder(_Builder):
                     return made
         call = plan.bind(keys_and_inputs)
         if as_of is not None:
-            return (await asyncio.to_thread(self._historical, plan, [call], as_of, at_clock))[0]
+            return (await asyncio.to_thread(self._historical, plan, [call], as_of, at_clock, _live_documents))[0]
+        if plan.documents:
+            return self._with_documents(plan, [call], await self._gathered(plan, [call], limit))[0]
         reads = plan.features.read([plan.features.entity_keys(call[0])])
         return self._online(plan, [call], await self._store.run(reads, limit, asked))[0]
 
@@ -356,6 +459,7 @@ class AsyncContextBuilder(_Builder):
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
     ) -> list[PromptContext]:
         """As `ContextBuilder.build_contexts`."""
         plan, usual = self._prompts.compiled(prompt)
@@ -370,100 +474,50 @@ class AsyncContextBuilder(_Builder):
                     return made
         calls = _calls(plan, rows)
         if as_of is not None:
-            return await asyncio.to_thread(self._historical, plan, calls, as_of, at_clock)
+            return await asyncio.to_thread(self._historical, plan, calls, as_of, at_clock, _live_documents)
+        if plan.documents:
+            return self._with_documents(plan, calls, await self._gathered(plan, calls, limit))
         reads = plan.features.read([plan.features.entity_keys(keys) for keys, _ in calls])
         return self._online(plan, calls, await self._store.run(reads, limit, asked))
 
-    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Inject:
         """As `ContextBuilder.inject`, for ``async def`` and async generators."""
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            arguments = self._injected(prompt, function)
-            if inspect.isasyncgenfunction(function):
+        def building(target: Target) -> AsyncBuild:
+            taken = self._taken(prompt, target)
+            return lambda given: self.build_context(prompt, **{name: given[name] for name in taken})
 
-                @functools.wraps(function)
-                async def generate(*args: Any, **kwargs: Any) -> Any:
-                    ctx = await self.build_context(prompt, **arguments(*args, **kwargs))
-                    async for item in function(*args, **kwargs, ctx=ctx):
-                        yield item
+        return inject_async(prompt, building, "ContextBuilder.inject")
 
-                return generate
-            if not inspect.iscoroutinefunction(function):
-                raise RequestError(f"{function.__name__} is not async; decorate it with ContextBuilder.inject")
+    def tools(self, prompt: str, /, **keys_and_inputs: Any) -> AsyncTools:
+        """As `ContextBuilder.tools`; their ``call`` is awaited."""
+        plan = self._prompts.plan(prompt)
+        return AsyncTools(prompt=prompt, tools=prompt_tools(plan, self.registry, keys_and_inputs), reads=self.gathered)
 
-            @functools.wraps(function)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                ctx = await self.build_context(prompt, **arguments(*args, **kwargs))
-                return await function(*args, **kwargs, ctx=ctx)
+    async def gathered(self, plan: PromptPlan, calls: Sequence[Call]) -> Gathered:
+        """As `ContextBuilder.gathered`."""
+        return await self._gathered(plan, calls, None)
 
-            return call
+    async def prepare(self) -> None:
+        """Load what the retrievers of all prompts need in this process, such as a model, so that no first call waits
+        for it. What fails is said by the calls."""
+        for name in self.prompt_names() if self._gatherer is not None else ():
+            with suppress(LLMFeaturesError):
+                plan = self.plan(name)
+                if plan.documents and self._gatherer is not None:
+                    await self._gatherer.prepare(plan, None)
 
-        return decorate
+    async def _gathered(self, plan: PromptPlan, calls: Sequence[Call], timeout: float | None) -> Gathered:
+        if self._gatherer is None:
+            raise ConfigError(_NO_RETRIEVERS.format(plan.name))
+        await self._gatherer.prepare(plan, timeout)
+        return await self._gatherer.run(plan, calls, self._now(), timeout)
 
     async def aclose(self) -> None:
         """Give back connections. The builder can be used again."""
         await self._store.store.aclose()
-
-
-def _contexts(
-    plan: PromptPlan,
-    calls: Sequence[Call],
-    slots: Sequence[Sequence[FeatureValue]],
-    as_of: datetime,
-    source: str,
-    clock: ClockName | None,
-    problem: str | None,
-) -> list[PromptContext]:
-    contexts: list[PromptContext] = []
-    for call, found in zip(calls, slots):  # noqa: B905  strict costs, and there is one answer per call
-        try:
-            contexts.append(_context(plan, call, found, as_of, source, clock, problem))
-        except RenderError as error:
-            if isinstance(error, FeatureNotPresentError) and error.status == "unavailable" and problem is not None:
-                error.problem = problem
-                error.args = (f"{error}. What was wrong: {problem}",)
-            if len(calls) > 1:
-                error.args = (f"row {len(contexts)}: {error}",)
-            raise
-    return contexts
-
-
-def _context(
-    plan: PromptPlan,
-    call: Call,
-    slots: Sequence[FeatureValue],
-    as_of: datetime,
-    source: str,
-    clock: ClockName | None,
-    problem: str | None,
-) -> PromptContext:
-    keys, inputs = call
-    finished = plan.finish(slots, keys, inputs, as_of)
-    return made_context(
-        {
-            "request_id": request_id(),
-            "prompt": plan.name,
-            "version": plan.version,
-            "prompt_id": prompt_id(finished.messages),
-            "as_of": as_of,
-            "messages": [{"role": role, "content": content} for role, content in finished.messages],
-            "features": finished.features,
-            "values": finished.values,
-            "documents": {},
-            "config": deepcopy(plan.config) if plan.config else {},
-            "tokens": finished.tokens,
-            "manifest": plan.manifest(finished, keys, source=source, clock=clock, problem=problem, library=__version__),
-        }
-    )
-
-
-def given_context(plan: PromptPlan, call: Call, slots: Sequence[FeatureValue], as_of: datetime) -> PromptContext:
-    """The prompt for features that were given and not read, in the order of the plan's outputs.
-
-    Raises:
-        RenderError: it cannot be rendered with these values, or a feature has no value and its policy is an error.
-    """
-    return _context(plan, call, slots, as_of, "none", None, None)
+        if self._searching is not None:
+            await self._searching.aclose()
 
 
 def _listed(rows: object) -> bool:

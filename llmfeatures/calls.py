@@ -41,14 +41,20 @@ class Call:
 
 
 def context_call(
-    prompt: str, given: Mapping[str, Any], *, as_of: datetime | str | None, clock: str, timeout: Timeout
+    prompt: str,
+    given: Mapping[str, Any],
+    *,
+    as_of: datetime | str | None,
+    clock: str,
+    timeout: Timeout,
+    live_documents: bool = False,
 ) -> Call:
     """A finished prompt."""
     _check_given("", given)
     return Call(
         method="POST",
         path=f"/v1/prompts/{quote(_name('prompt', prompt))}/context",
-        query=_options(as_of, clock, timeout),
+        query=_options(as_of, clock, timeout, live_documents),
         body=_body(given),
         read=PromptContext.model_validate,
     )
@@ -61,12 +67,13 @@ def contexts_call(
     as_of: datetime | str | None,
     clock: str,
     timeout: Timeout,
+    live_documents: bool = False,
 ) -> Call:
     """Finished prompts of many rows."""
     return Call(
         method="POST",
         path=f"/v1/prompts/{quote(_name('prompt', prompt))}/contexts",
-        query=_options(as_of, clock, timeout),
+        query=_options(as_of, clock, timeout, live_documents),
         body=_body({"rows": _given_rows(rows)}),
         read=lambda data: [PromptContext.model_validate(one) for one in data["contexts"]],
     )
@@ -227,8 +234,10 @@ def call_arguments(listing: Mapping[str, Any], prompt: str, function: str, param
     return [name for name in (*found["join_keys"], *inputs) if name in parameters]
 
 
-def _options(as_of: datetime | str | None, clock: str, timeout: Timeout) -> dict[str, str]:
-    options: dict[str, str] = {}
+def _options(
+    as_of: datetime | str | None, clock: str, timeout: Timeout, live_documents: bool = False
+) -> dict[str, str]:
+    options: dict[str, str] = {"live_documents": "true"} if live_documents else {}
     if as_of is not None:
         options["as_of"] = _moment(as_of)
     if clock != "known":

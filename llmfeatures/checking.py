@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,14 @@ from llmfeatures.checker.session import CheckSession
 from llmfeatures.checker.sources import SourceCache, finding, source_findings
 from llmfeatures.checker.warm import Inputs
 from llmfeatures.config import Config
-from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError
+from llmfeatures.errors import ConfigError, LLMFeaturesError, RequestError, did_you_mean
+from llmfeatures.ports import DocumentSources
 from llmfeatures.prompts.codegen import PARTIALS
 from llmfeatures.prompts.file import SUFFIX
 from llmfeatures.registry import Registry
+from llmfeatures.retriever import Retriever
 from llmfeatures.schema import ParquetSource, PushSource
+from llmfeatures.version import __version__
 
 if TYPE_CHECKING:
     from llmfeatures.ports import OfflineStore
@@ -69,6 +72,7 @@ class ProjectCheck:
         if offline is not None:
             root, pushes = self.config.root, self.config.root / self.config.project.pushes
             found += source_findings(self.registry.views, offline, root=root, pushes=pushes, cache=sources)
+            found += self._retrievers(offline, sources)
             sources.save()
         applied = [kept for one in found if (kept := self.options.apply(one, "")) is not None]
         prompts = self.session.findings(names) if self.config.prompts.is_dir() else []
@@ -86,6 +90,10 @@ class ProjectCheck:
                     found.unknown = True
                 if isinstance(view.source, PushSource):
                     found.stats.add(self.config.root / self.config.project.pushes / view.name)
+            for retriever in self.registry.retrievers:
+                if retriever.source is not None and not _GLOB.search(retriever.source.path):
+                    found.stats.add(self.config.root / retriever.source.path)
+                found.unknown = found.unknown or retriever.source is not None  # what is installed, and a folder's files
         return found
 
     def names_in(self, paths: Sequence[Path]) -> list[str]:
@@ -131,11 +139,18 @@ class ProjectCheck:
             fixed = self.config.project.now.isoformat()
             found.append(finding("LF007", "now", f"the project's clock is fixed at {fixed}"))
         found += [finding("LF005", "[online]", message) for message in self._online(cache, thorough=thorough)]
+        found += [finding("LF005", "[retrieval]", message) for message in self._unknown_urls()]
         if not self.config.prompts.is_dir():
             folder = self.config.project.prompts
             message = f"the folder {folder} is not there; make it, or correct [project] prompts"
             found.append(finding("LF005", "prompts", message))
         return found
+
+    def _unknown_urls(self) -> Iterator[str]:
+        names = [one.name for one in self.registry.retrievers]
+        for name in self.config.retrieval.urls:
+            if name not in names:
+                yield f"urls names {name!r}, and the registry has no such retriever{did_you_mean(name, names)}"
 
     def _online(self, cache: SourceCache, *, thorough: bool) -> list[str]:
         """What is wrong with the online store's URL. Nothing is connected to it."""
@@ -156,12 +171,56 @@ class ProjectCheck:
         url = hashlib.sha256(self.config.online.url.encode()).hexdigest()  # it may hold a password
         return [message for _, message in cache.said("[online]", url, look)]
 
+    def _retrievers(self, offline: Callable[[], OfflineStore], cache: SourceCache) -> list[Finding]:
+        """What is wrong with the vector databases, the embedders and the sources of documents. Nothing is connected."""
+        found: list[Finding] = []
+        for one in self.registry.retrievers:
+            if one.source is None:
+                continue
+            name = f"retriever {one.name}"
+            messages = [("LF005", str(error)) for error in _unopened(self.config, one)]
+
+            def look(one: Retriever = one) -> list[tuple[str, str]]:
+                sources = offline()
+                wrong = sources.check_documents(one) if isinstance(sources, DocumentSources) else []
+                return [("LF006", each) for each in wrong]
+
+            messages += cache.said(name, self._documents_key(one), look)
+            found += [finding(code, name, message) for code, message in messages]
+        return found
+
+    def _documents_key(self, retriever: Retriever) -> str | None:
+        """What decides what is found about a file of documents; None for several: they are looked at each time."""
+        assert retriever.source is not None
+        path = self.config.root / retriever.source.path
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return None
+        if not path.is_file():
+            return None
+        written = f"{__version__} {retriever.source!r} {retriever.entity!r} {retriever.metadata!r} {path}"
+        return f"{hashlib.sha256(written.encode()).hexdigest()} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
     @cached_property
     def _cache(self) -> CheckCache:
         return CheckCache(self._file("prompts"), self.registry)
 
     def _file(self, name: str) -> Path | None:
         return self.config.state / FOLDER / f"{name}.json" if self.cached else None
+
+
+def _unopened(config: Config, retriever: Retriever) -> Iterator[LLMFeaturesError]:
+    """Why the vector database of a retriever, or its embedder, cannot be opened."""
+    try:
+        configuration.open_documents(config, retriever).close()
+    except LLMFeaturesError as error:
+        yield error
+    if retriever.embedder is not None:
+        try:
+            configuration.check_embedder(config, retriever.embedder)
+        except LLMFeaturesError as error:
+            yield error
 
 
 def home_of(config: Config) -> Path:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
@@ -16,6 +14,7 @@ from llmfeatures import calls
 from llmfeatures.calls import Call, Timeout
 from llmfeatures.context import FeatureValue, PromptContext
 from llmfeatures.errors import RequestError
+from llmfeatures.inject import AsyncBuild, Build, Inject, Target, inject_async, inject_sync
 from llmfeatures.push_report import PushReport
 from llmfeatures.version import __version__
 
@@ -59,10 +58,15 @@ class Client:
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """As `ContextBuilder.build_context`; ``timeout`` is that of the service's online read."""
-        return self._send(calls.context_call(prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout))
+        return self._send(
+            calls.context_call(
+                prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout, live_documents=_live_documents
+            )
+        )
 
     def build_contexts(
         self,
@@ -73,9 +77,12 @@ class Client:
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
     ) -> list[PromptContext]:
         """As `ContextBuilder.build_contexts`."""
-        return self._send(calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout))
+        return self._send(
+            calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout, live_documents=_live_documents)
+        )
 
     def get_online_features(
         self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
@@ -95,24 +102,21 @@ class Client:
         """What the service can be asked for: entities, views, on-demand features and prompts, as plain data."""
         return self._send(calls.registry_call())
 
-    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Inject:
         """As `ContextBuilder.inject`; names are checked at the first call, as decorating asks the service nothing."""
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-                raise RequestError(f"{function.__name__} is async; decorate it with AsyncClient.inject")
-            injected = _Injected(prompt, function)
+        def building(target: Target) -> Build:
+            taken: list[str] | None = None
 
-            @functools.wraps(function)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                if injected.wanted is None:
-                    injected.learn(self.registry())
-                ctx = self.build_context(prompt, **injected.arguments(args, kwargs))
-                return function(*args, **kwargs, ctx=ctx)
+            def build(given: Mapping[str, Any]) -> PromptContext:
+                nonlocal taken
+                if taken is None:
+                    taken = calls.call_arguments(self.registry(), prompt, target.name, target.parameters)
+                return self.build_context(prompt, **{name: given[name] for name in taken})
 
-            return call
+            return build
 
-        return decorate
+        return inject_sync(prompt, building)
 
     def close(self) -> None:
         """Close connections."""
@@ -193,10 +197,15 @@ class AsyncClient:
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
         **keys_and_inputs: Any,
     ) -> PromptContext:
         """As `Client.build_context`."""
-        return await self._send(calls.context_call(prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout))
+        return await self._send(
+            calls.context_call(
+                prompt, keys_and_inputs, as_of=as_of, clock=clock, timeout=timeout, live_documents=_live_documents
+            )
+        )
 
     async def build_contexts(
         self,
@@ -207,9 +216,12 @@ class AsyncClient:
         as_of: datetime | str | None = None,
         clock: str = "known",
         timeout: Timeout = None,
+        _live_documents: bool = False,
     ) -> list[PromptContext]:
         """As `Client.build_contexts`."""
-        return await self._send(calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout))
+        return await self._send(
+            calls.contexts_call(prompt, rows, as_of=as_of, clock=clock, timeout=timeout, live_documents=_live_documents)
+        )
 
     async def get_online_features(
         self, features: Sequence[str], rows: Sequence[Mapping[str, Any]], *, timeout: Timeout = None
@@ -229,35 +241,21 @@ class AsyncClient:
         """As `Client.registry`."""
         return await self._send(calls.registry_call())
 
-    def inject(self, prompt: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def inject(self, prompt: str) -> Inject:
         """As `Client.inject`, for ``async def`` and async generators."""
 
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            injected = _Injected(prompt, function)
+        def building(target: Target) -> AsyncBuild:
+            taken: list[str] | None = None
 
-            async def context(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PromptContext:
-                if injected.wanted is None:
-                    injected.learn(await self.registry())
-                return await self.build_context(prompt, **injected.arguments(args, kwargs))
+            async def build(given: Mapping[str, Any]) -> PromptContext:
+                nonlocal taken
+                if taken is None:
+                    taken = calls.call_arguments(await self.registry(), prompt, target.name, target.parameters)
+                return await self.build_context(prompt, **{name: given[name] for name in taken})
 
-            if inspect.isasyncgenfunction(function):
+            return build
 
-                @functools.wraps(function)
-                async def generate(*args: Any, **kwargs: Any) -> Any:
-                    async for item in function(*args, **kwargs, ctx=await context(args, kwargs)):
-                        yield item
-
-                return generate
-            if not inspect.iscoroutinefunction(function):
-                raise RequestError(f"{function.__name__} is not async; decorate it with Client.inject")
-
-            @functools.wraps(function)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                return await function(*args, **kwargs, ctx=await context(args, kwargs))
-
-            return call
-
-        return decorate
+        return inject_async(prompt, building, "Client.inject")
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -296,26 +294,6 @@ class AsyncClient:
                 if wait is None:
                     return calls.answer_of(call, answer.status_code, answer.content)
             await asyncio.sleep(wait)
-
-
-class _Injected:
-    """A decorated function: which of its parameters its prompt takes, once the service was asked."""
-
-    def __init__(self, prompt: str, function: Callable[..., Any]) -> None:
-        self._prompt, self._name, self._signature = prompt, function.__name__, inspect.signature(function)
-        if "ctx" not in self._signature.parameters:
-            raise RequestError(f"{function.__name__} needs a parameter ctx, which takes the PromptContext")
-        self.wanted: list[str] | None = None
-
-    def learn(self, listing: Mapping[str, Any]) -> None:
-        """Take from the service's registry what the prompt takes."""
-        self.wanted = calls.call_arguments(listing, self._prompt, self._name, list(self._signature.parameters))
-
-    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keys and inputs in a call of the function."""
-        bound = self._signature.bind_partial(*args, **kwargs)
-        bound.apply_defaults()
-        return {name: bound.arguments[name] for name in self.wanted or () if name in bound.arguments}
 
 
 def _settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:

@@ -6,14 +6,15 @@ a stamp ``EVENT|CREATED|WRITTEN`` under ``@VIEW``. Text order of stamps is time 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
 from llmfeatures.clock import stamp
 from llmfeatures.errors import InvalidValueError
-from llmfeatures.types import DType, text
+from llmfeatures.types import DType, json_text, plain_json_text, text
 
 FORMAT = 1
 """The number of the online layout, kept in the store's own meta record."""
@@ -78,3 +79,13 @@ def encode_row(dtypes: Sequence[DType], values: Sequence[Any]) -> tuple[str, ...
 def order(event: str, created: str, values: Iterable[str]) -> tuple[str, str, bytes]:
     """What decides between two rows of a view: the greater of these wins, online and offline."""
     return event, created, row_text(values).encode()
+
+
+def document_version(text: str, metadata: Mapping[str, Any]) -> str:
+    """A short hash of what a prompt can print of a document: its text and metadata (JSON or canonical values)."""
+    return sha256(json_text([text, dict(metadata)]).encode()).hexdigest()[:16]
+
+
+def plain_document_version(text: str, metadata: dict[str, Any]) -> str:
+    """As `document_version`, of plain JSON that was canonical already."""
+    return sha256(plain_json_text([text, metadata]).encode()).hexdigest()[:16]

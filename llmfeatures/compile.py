@@ -10,11 +10,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from llmfeatures.context import FeatureOrigin
+from llmfeatures.compile_documents import (
+    Reads,
+    brought_names,
+    brought_roles,
+    check_brought_inputs,
+    check_filters,
+    compiled_queries,
+    planned_documents,
+    version_of,
+)
+from llmfeatures.document_plan import DocumentPlan, partials_of
 from llmfeatures.errors import (
     ConfigError,
     InvalidValueError,
-    NotAvailableYetError,
     PromptError,
     UnknownNameError,
     did_you_mean,
@@ -25,6 +34,7 @@ from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
 from llmfeatures.prompts.file import ABSENT, Budget, Input, Policy, PromptFile
 from llmfeatures.prompts.tags import column
+from llmfeatures.refs import origin_of
 from llmfeatures.registry import Found, FoundOnDemand, Registry
 from llmfeatures.schema import Entity
 from llmfeatures.tokens import Tokenizer, tokenizer
@@ -46,14 +56,6 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
         PromptError: the template cannot be compiled, names something that is not there, or the header's policies do
             not fit what they name.
     """
-    if file.header.documents:
-        line, at = file.positions.get(("documents",), (None, None))
-        raise NotAvailableYetError(
-            "documents: retrieval is not available yet; pass the texts as an input",
-            path=file.path,
-            line=line,
-            column=at,
-        )
     template = compile_prompt(
         environment,
         file.body,
@@ -61,17 +63,22 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
         path=file.path,
         line_offset=file.body_line,
         tokenizer=_tokenizer(file),
+        documents=bool(file.header.documents),
     )
     _check_limits(file, template)
-    names = _Names(registry, file, template)
+    queries = compiled_queries(file, environment, template.tokenizer)
+    names = _Names(registry, file, Reads.of(file, template, queries))
     policies = names.policies()
     features = plan_named(registry, [(name, *found) for name, found in names.features().items()], policies)
     inputs = _inputs(file, features)
-    features = _with_printed_keys(features, names.printed_roles())
+    documents = planned_documents(registry, file, template, queries, names.roles, policies)
+    check_filters(file, documents, features, inputs)
+    features = _with_roles(features, [*(one.role for one in documents if one.role is not None), *names.printed_roles()])
+    check_brought_inputs(file, documents, inputs)
     plan = PromptPlan(
         name=file.name,
         path=file.path,
-        version=_version(file, template, inputs, features),
+        version=_version(file, template, inputs, features, documents),
         features=features,
         inputs=inputs,
         parameters={**features.parameters, **{name: one.dtype for name, one in inputs.items()}},
@@ -79,13 +86,14 @@ def compile_plan(registry: Registry, file: PromptFile, environment: PromptEnviro
         description=file.header.description,
         owner=file.header.owner,
         template=template,
-        origins={ref.name: _origin(ref) for ref in features.outputs},
+        origins={ref.name: origin_of(ref) for ref in features.outputs},
         input_dtypes={
             **{name: str(one.dtype) for name, one in inputs.items()},
             **{name: str(dtype) for name, dtype in features.parameters.items()},
         },
-        unused=tuple(sorted(set(file.header.features) - names.policy_names_used())),
+        unused=tuple(sorted(set(file.header.features) - names.policy_names_used() - brought_names(documents))),
         budget=file.header.budget,
+        documents=documents,
     )
     remember(plan)
     return plan
@@ -136,15 +144,15 @@ def _inputs(file: PromptFile, features: FeaturePlan) -> dict[str, Input]:
     return inputs
 
 
-def _origin(ref: FeatureRef | ComputedRef) -> FeatureOrigin:
-    policy = "default" if ref.policy.default is not ABSENT else ref.policy.on_missing
-    return FeatureOrigin(
-        entity=ref.role.entity.name,
-        role=ref.role.name,
-        view=ref.view.name if isinstance(ref, FeatureRef) else "on demand",
-        dtype=str(ref.dtype),
-        policy=policy if ref.printed else "none",
-    )
+def _with_roles(features: FeaturePlan, roles: Sequence[Role]) -> FeaturePlan:
+    """The plan with the roles whose documents a prompt has, or whose join keys it prints, also those without a feature:
+    whose prompt it is, they say as well."""
+    known = {role.name for role in features.roles}
+    extra = {role.name: role for role in roles if role.name not in known}
+    if not extra:
+        return features
+    made = replace(features, roles=(*features.roles, *extra.values()), fields=(*features.fields, *(() for _ in extra)))
+    return _with_printed_keys(made, tuple(extra.values()))
 
 
 def _with_printed_keys(features: FeaturePlan, roles: Sequence[Role]) -> FeaturePlan:
@@ -161,7 +169,7 @@ def _with_printed_keys(features: FeaturePlan, roles: Sequence[Role]) -> FeatureP
 class _Names:
     """What each name in a template means."""
 
-    def __init__(self, registry: Registry, file: PromptFile, template: Compiled) -> None:
+    def __init__(self, registry: Registry, file: PromptFile, template: Reads) -> None:
         self.registry, self.file, self.template = registry, file, template
         self.roles = self._roles()
         self.parameters = {name for role in self.roles.values() for name in role.parameters}
@@ -255,17 +263,19 @@ class _Names:
                 )
 
     def _check_distinct(self) -> None:
-        for name in self.file.header.inputs:
-            taken = (
-                "a join key" if name in self.parameters
-                else "an entity" if name in self.roles
-                else "a feature" if self._choices(name)
-                else None
-            )  # fmt: skip
-            if taken:
-                raise self.file.error(
-                    f"input {name!r} is also {taken} of this prompt; rename the input", "inputs", name
-                )
+        for section, kind in (("inputs", "input"), ("documents", "documents")):
+            for name in getattr(self.file.header, section):
+                taken = (
+                    "a join key" if name in self.parameters
+                    else "an entity" if name in self.roles
+                    else "an input" if kind == "documents" and name in self.file.header.inputs
+                    else "a feature" if self._choices(name)
+                    else None
+                )  # fmt: skip
+                if taken:
+                    raise self.file.error(
+                        f"{kind} {name!r} is also {taken} of this prompt; rename the {kind}", section, name
+                    )
         for name in self.file.header.entities:
             if name in self.parameters or self._choices(name):
                 raise self.file.error(f"role {name!r} is also a join key or feature; rename it", "entities", name)
@@ -289,14 +299,19 @@ class _Names:
     def _named(self, name: str) -> list[tuple[Role, AnyFound]]:
         """The features that a name in the header stands for: a bare one for each role that has it."""
         role, _, feature = name.rpartition(".")
-        found = [one for one in self._choices(feature) if role in ("", one[0].name)]
+        found = [one for one in self._choices(feature) if role in ("", one[0].name)] or [
+            (one, feature_found)
+            for one in brought_roles(self.registry, self.file, self.roles)
+            for feature_found in self._of(one.entity)
+            if feature_found.feature.name == feature and role in ("", one.name)
+        ]
         if not found:
             raise self.file.error(f"unknown feature {name!r}{did_you_mean(name, self._known())}", "features", name)
         used = self._read()
         return [one for one in found if (one[0].name, one[1].feature.name) in used] or found[:1]
 
     def _resolve(self, name: str, ambiguous: list[str]) -> None:
-        if name == "as_of" or name in self.file.header.inputs:
+        if name == "as_of" or name in self.file.header.inputs or name in self.file.header.documents:
             return
         choices = self._choices(name)
         if choices and name in self.parameters:
@@ -315,6 +330,7 @@ class _Names:
         else:
             known = [
                 *self.file.header.inputs,
+                *self.file.header.documents,
                 *self.parameters,
                 *self.roles,
                 "as_of",
@@ -387,13 +403,19 @@ def _aggregated(ref: FeatureRef | ComputedRef) -> dict[str, str]:
     return {"code": f"{feature.code} every {ref.view.cadence}"}
 
 
-def _version(file: PromptFile, template: Compiled, inputs: Mapping[str, Input], features: FeaturePlan) -> str:
+def _version(
+    file: PromptFile,
+    template: Compiled,
+    inputs: Mapping[str, Input],
+    features: FeaturePlan,
+    documents: Sequence[DocumentPlan],
+) -> str:
     """SHA-256 over everything that decides the prompt's bytes."""
     header = file.header
     parts = {
         "format": RENDERER_FORMAT,
         "body": file.body,
-        "partials": dict(sorted(template.sources.items())),
+        "partials": partials_of(template, documents),
         "entities": dict(header.entities),
         "features": [
             {
@@ -417,6 +439,7 @@ def _version(file: PromptFile, template: Compiled, inputs: Mapping[str, Input], 
         ],
         "config": json_text(header.config),
         **_budget_version(header.budget, template),
+        **version_of(documents, file),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 

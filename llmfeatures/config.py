@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -18,9 +20,26 @@ from llmfeatures.config_file import FILE, STATE, find_tables
 from llmfeatures.errors import ConfigError, InvalidValueError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from llmfeatures.ports import AsyncOnlineStore, Exporter, OfflineStore, OnlineStore, PushLog, StateStore
+    from llmfeatures.embedding.cache import CachedEmbedder
+    from llmfeatures.ports import (
+        AsyncDocumentStore,
+        AsyncOnlineStore,
+        DocumentStore,
+        Embedder,
+        Exporter,
+        OfflineStore,
+        OnlineStore,
+        PushLog,
+        StateStore,
+    )
+    from llmfeatures.retriever import EmbedderDefinition, Retriever
 
 EMBEDDED = "sqlite"
+EMBEDDED_DOCUMENTS = "embedded"
+PINECONE = ("pinecone", "pinecone+http")
+WEAVIATE = ("weaviate", "weaviates")
+POSTGRES = ("postgresql", "postgres")
+QDRANT = ("qdrant", "qdrants")
 _PREFIX = "LLMFEATURES_"
 
 
@@ -43,6 +62,23 @@ def _moment(value: Any) -> Any:
         except InvalidValueError as error:
             raise ValueError(str(error)) from None
     return value
+
+
+def _url(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('a URL is a text, such as "embedded" or "postgresql://HOST/DATABASE"')  # noqa: TRY004
+    return value
+
+
+def _urls(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(  # noqa: TRY004
+            'a table of retrievers and URLs, such as {articles = "qdrant://HOST:6333"}; one for all of them is url'
+        )
+    for name, one in cast("Mapping[str, Any]", value).items():
+        if not isinstance(one, str):
+            raise ValueError(f"the URL of {name!r} is no text")  # noqa: TRY004
+    return cast("Any", value)
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -78,6 +114,18 @@ class OfflineSection(_Section):
 
     engine: Literal["duckdb"] = "duckdb"
     memory_limit: str = "4GB"
+
+
+class RetrievalSection(_Section):
+    """``[retrieval]``: where documents are. ``url`` is ``embedded``, ``embedded:PATH``, ``postgresql://…``,
+    ``qdrant://HOST:PORT`` (``qdrants://`` for TLS), ``qdrant:PATH``, ``pinecone://INDEX-HOST`` or ``weaviate://HOST:PORT``;
+    ``urls`` has another one for some retrievers, by name. Keys are in ``QDRANT_API_KEY``, ``PINECONE_API_KEY`` and
+    ``WEAVIATE_API_KEY``."""
+
+    url: Annotated[str, BeforeValidator(_url)] = "embedded"
+    urls: Annotated[Mapping[str, str], BeforeValidator(_urls)] = Field(default_factory=dict[str, str])
+    namespace: str | None = None
+    timeout: Duration = timedelta(seconds=1)
 
 
 class ServeSection(_Section):
@@ -144,6 +192,7 @@ class Config(_Section):
     project: ProjectSection
     online: OnlineSection = OnlineSection()
     offline: OfflineSection = OfflineSection()
+    retrieval: RetrievalSection = RetrievalSection()
     serve: ServeSection = ServeSection()
     check: CheckSection = CheckSection()
     diff: DiffSection = DiffSection()
@@ -191,6 +240,7 @@ def _config(root: Path, file: str, data: Mapping[str, Any], environment: Mapping
         "project": ProjectSection,
         "online": OnlineSection,
         "offline": OfflineSection,
+        "retrieval": RetrievalSection,
         "serve": ServeSection,
         "check": CheckSection,
         "diff": DiffSection,
@@ -294,6 +344,147 @@ def online_place(config: Config) -> tuple[str, str]:
         return kind, str(path)
     parts = urlsplit(config.online.url)
     return kind, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def open_documents(config: Config, retriever: Retriever) -> DocumentStore:
+    """The document store of a retriever; a `DocumentIndex`, unless it is a function.
+
+    Raises:
+        ConfigError: the URL is of no known kind.
+    """
+    if retriever.function is not None:
+        from llmfeatures.retrieval.function import FunctionStore
+
+        return FunctionStore(retriever)
+    url = config.retrieval.urls.get(retriever.name, config.retrieval.url)
+    scheme, _, rest = url.partition(":")
+    if scheme == EMBEDDED_DOCUMENTS:
+        from llmfeatures.retrieval.embedded import EmbeddedStore
+
+        if find_spec("numpy") is None:
+            raise ConfigError("the embedded index of documents needs numpy, which is not installed; pip install numpy")
+        return EmbeddedStore(_documents_folder(config, rest) / retriever.name, retriever)
+    if scheme in PINECONE:
+        with _extra("pinecone"):
+            from llmfeatures.retrieval.pinecone import open_pinecone
+        return open_pinecone(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in WEAVIATE:
+        with _extra("weaviate"):
+            from llmfeatures.retrieval.weaviate import open_weaviate
+        return open_weaviate(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in POSTGRES:
+        with _extra("pgvector"):
+            from llmfeatures.retrieval.pgvector import PgvectorStore
+        return PgvectorStore(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in QDRANT:
+        with _extra("qdrant"):
+            from llmfeatures.retrieval.qdrant import open_qdrant
+        return open_qdrant(url, config.root, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    raise ConfigError(
+        f"[retrieval] url is of no known kind ({scheme}); write embedded, embedded:PATH, postgresql://…, "
+        "qdrant://HOST:PORT, qdrant:PATH, pinecone://INDEX-HOST or weaviate://HOST:PORT"
+    )
+
+
+def documents_namespace(config: Config) -> str:
+    """What the names of this project's tables and collections in a vector database begin with."""
+    return config.retrieval.namespace or namespace(config)
+
+
+def _search_seconds(config: Config) -> float:
+    return config.retrieval.timeout.total_seconds()
+
+
+@contextmanager
+def _extra(name: str) -> Generator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llmfeatures"):
+            raise
+        raise ConfigError(
+            f"this needs {error.name}, which is not installed; pip install 'llmfeatures[{name}]' brings it"
+        ) from None
+
+
+def _documents_folder(config: Config, path: str) -> Path:
+    folder = config.root / path if path else config.state / "documents"
+    named = documents_namespace(config) if path else config.retrieval.namespace  # the state is nobody else's
+    return folder if named is None else folder / quote(named, safe="")
+
+
+def open_async_documents(config: Config, retriever: Retriever) -> AsyncDocumentStore | None:
+    """As `open_documents`, for asyncio; None where a store is only there for threads."""
+    if retriever.function is not None:
+        import inspect
+
+        from llmfeatures.retrieval.function import AsyncFunctionStore
+
+        return AsyncFunctionStore(retriever) if inspect.iscoroutinefunction(retriever.function) else None
+    url = config.retrieval.urls.get(retriever.name, config.retrieval.url)
+    scheme, _, _ = url.partition(":")
+    if scheme in PINECONE:
+        with _extra("pinecone"):
+            from llmfeatures.retrieval.pinecone import open_async_pinecone
+        return open_async_pinecone(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in WEAVIATE:
+        with _extra("weaviate"):
+            from llmfeatures.retrieval.weaviate import open_async_weaviate
+        return open_async_weaviate(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in POSTGRES:
+        with _extra("pgvector"):
+            from llmfeatures.retrieval.pgvector_async import AsyncPgvectorStore
+        return AsyncPgvectorStore(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    if scheme in QDRANT and "//" in url:
+        with _extra("qdrant"):
+            from llmfeatures.retrieval.qdrant_async import open_async_qdrant
+        return open_async_qdrant(url, documents_namespace(config), retriever, timeout=_search_seconds(config))
+    return None
+
+
+def open_embedder(config: Config, definition: EmbedderDefinition) -> Embedder:
+    """The embedder of a definition.
+
+    Raises:
+        ConfigError: what it needs is not installed, or is not there.
+    """
+    from llmfeatures.retriever import FunctionEmbedder, OnnxEmbedder
+
+    match definition:
+        case FunctionEmbedder():
+            from llmfeatures.embedding.function import FunctionModel
+
+            return FunctionModel(definition)
+        case OnnxEmbedder():
+            from llmfeatures.embedding.onnx import OnnxModel
+
+            return OnnxModel(definition, config.root)
+        case _:
+            from llmfeatures.embedding.openai import OpenAIModel
+
+            return OpenAIModel(definition)
+
+
+def check_embedder(config: Config, definition: EmbedderDefinition) -> None:
+    """That an embedder has what it needs. Nothing is loaded or asked.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    from llmfeatures.retriever import OpenAIEmbedder
+
+    open_embedder(config, definition)
+    if isinstance(definition, OpenAIEmbedder):
+        from llmfeatures.embedding.openai import check_key
+
+        check_key(definition)
+
+
+def open_embedding_cache(config: Config, embedder: Embedder) -> CachedEmbedder:
+    """The embedder with the vectors that were made before, which are in the state folder."""
+    from llmfeatures.embedding.cache import CachedEmbedder
+
+    return CachedEmbedder(embedder, config.state / "embeddings.sqlite")
 
 
 def open_offline(config: Config, pushes: PushLog | None = None) -> OfflineStore:

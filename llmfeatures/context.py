@@ -13,6 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, field_serializer, model_validator
 
 from llmfeatures.blocks import (
+    INSTRUCTING,
     AnthropicArguments,
     BlockMessage,
     CacheBreak,
@@ -22,15 +23,17 @@ from llmfeatures.blocks import (
     anthropic_arguments,
     chat_messages,
     in_blocks,
+    is_anthropic_message,
     response_items,
 )
 from llmfeatures.clock import iso
-from llmfeatures.errors import RequestError
+from llmfeatures.turns import anthropic_turns, chat_turns, place_of, response_turns
 from llmfeatures.types import DType, json_value, parse_dtype
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionMessageParam
-    from openai.types.responses import ResponseInputItemParam
+    from anthropic.types import MessageParam
+    from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam
+    from openai.types.responses import ResponseInputItemParam, ResponseOutputItem
 
 Status = Literal["present", "null", "missing", "expired", "unavailable"]
 
@@ -89,12 +92,68 @@ class Prefix(_Frozen):
     sha256: str
 
 
+class ContextDocument(_Frozen):
+    """A document of a prompt. ``text`` is what the template had of it: cut to the prompt's ``max_tokens``.
+
+    ``score`` is None by ``order: recent``. ``valid_from`` (UTC) is None where the retriever does not know it,
+    ``valid_to`` where nothing ends this version. ``features`` are those of the entities that it brings, by entity and
+    name.
+    """
+
+    id: str
+    version: str
+    text: str
+    score: float | None
+    tier: Literal["exact", "filtered", "live"] | None
+    metadata: Mapping[str, Any]
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    features: Mapping[str, Mapping[str, FeatureValue]] = {}
+
+    @field_serializer("metadata")
+    def _metadata_as_json(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: json_value(value) for name, value in metadata.items()}
+
+    @field_serializer("features")
+    def _features_as_json(self, features: Mapping[str, Mapping[str, FeatureValue]]) -> dict[str, Any]:
+        return {entity: _features_json(found) for entity, found in features.items()}
+
+    @field_serializer("valid_from", "valid_to")
+    def _moment_as_json(self, moment: datetime | None) -> str | None:
+        return None if moment is None else iso(moment)
+
+
+class Retrieval(_Frozen):
+    """What became of a prompt's documents of one name.
+
+    ``tier`` says how true the search was to the moment: ``exact``, ``filtered`` by the database, or ``live``; None
+    where none was made. ``status`` is ``found``, ``skipped`` (nobody is known, the query is empty, or a filter has no
+    value) or ``unavailable``, with the ``problem``. Of the ``found`` ones, ``kept`` are in the prompt; ``doubles`` were
+    left out because their text, or another version of them, is there already, and others because they lie
+    ``below_min_score``; of those that are kept, ``cut`` were too long. ``model`` made the vectors. ``metadata`` are the
+    dtypes of the documents' metadata, ``features`` where those that they bring come from, by ``entity.feature``.
+    """
+
+    retriever: str
+    tier: Literal["exact", "filtered", "live"] | None
+    status: Literal["found", "skipped", "unavailable"]
+    found: int
+    kept: int
+    doubles: int = 0
+    below_min_score: int = 0
+    cut: int = 0
+    model: str | None = None
+    problem: str | None = None
+    metadata: Mapping[str, str] = {}
+    features: Mapping[str, FeatureOrigin] = {}
+
+
 class Manifest(_Frozen):
     """Where every part of a prompt came from.
 
     ``source`` is ``online``, ``offline`` or ``none`` (the prompt reads no feature); ``clock`` names the clock of an
-    offline read. ``degraded`` is true whenever a feature is ``unavailable``; ``problem`` then says
-    why, when the store said so.
+    offline read. ``degraded`` is true whenever a feature or a retriever is ``unavailable``; ``problem`` then says
+    why, when the online store said so, and so does that of a retrieval.
     """
 
     source: Literal["online", "offline", "none"]
@@ -113,6 +172,13 @@ class Manifest(_Frozen):
     """In the order of the prompt: the place of a message, and how many characters of its content come before."""
     prefix: Prefix | None = None
     """None for a prompt without a cache break."""
+    retrievals: Mapping[str, Retrieval] = {}
+    """Of a prompt with documents, by their name."""
+    timings: Mapping[str, float] = {}
+    """Milliseconds of each leg of a prompt with documents that was built online: ``features``, then each name of
+    documents, then each ``NAME.ENTITY`` of features that documents bring."""
+    conversation: int | None = None
+    """Before which of the messages ``{% conversation %}`` stands; None without one."""
 
 
 class PromptContext(_Frozen):
@@ -131,7 +197,7 @@ class PromptContext(_Frozen):
     messages: list[Message]
     features: Mapping[str, FeatureValue]
     values: Mapping[str, Any]
-    documents: Mapping[str, list[Any]] = {}
+    documents: Mapping[str, list[ContextDocument]] = {}
     config: Mapping[str, Any] = {}
     tokens: int | None = None
     manifest: Manifest
@@ -144,69 +210,92 @@ class PromptContext(_Frozen):
     @property
     def system(self) -> str:
         """The contents of the system and developer messages, with an empty line between."""
-        return "\n\n".join(one["content"] for one in self.messages if one["role"] in ("system", "developer"))
+        return "\n\n".join(one["content"] for one in self.messages if one["role"] in INSTRUCTING)
 
     @property
     def blocks(self) -> list[BlockMessage]:
         """The messages in blocks, cut where ``{% cache_break %}`` stands; a message's joined blocks are its content."""
-        return in_blocks(self._with(None), self.manifest.cache_breaks)
+        return in_blocks(self.messages, self.manifest.cache_breaks)
 
     @property
     def prefix(self) -> Prefix | None:
         """What of this prompt a provider's cache can share; None without a cache break."""
         return self.manifest.prefix
 
-    def chat(self, user: str | None = None, *, blocks: bool = False) -> ChatArguments:
+    def chat(
+        self,
+        user: str | Sequence[ChatCompletionMessageParam | ChatCompletionMessage] | None = None,
+        *,
+        blocks: bool = False,
+    ) -> ChatArguments:
         """Keyword arguments for ``client.chat.completions.create(model=..., **ctx.chat("What should I watch?"))``.
 
         Args:
-            user: a user message to add at the end.
-            blocks: mark cache breaks with OpenAI's ``prompt_cache_breakpoint``, which models from gpt-5.6 on take; a
-                message that has one is a list of text parts. Assistant messages take none.
+            user: a user message, or a list of messages as the client takes them: earlier turns and the new one. They
+                go where ``{% conversation %}`` stands, else to the end, and are copied.
+            blocks: mark the prompt's cache breaks with OpenAI's ``prompt_cache_breakpoint``, which models from gpt-5.6
+                on take; a message that has one is a list of text parts. Assistant messages take none.
 
         Raises:
-            RequestError: ``user`` is given, and the prompt already ends in a user message.
+            RequestError: ``user`` is neither; or the prompt already ends in a user message, and it is a text, or a
+                list that ends in one too, or there is no ``{% conversation %}`` before that message; or it is an
+                empty list, where the prompt does not end in one.
         """
-        if blocks:
-            return {"messages": chat_messages(self._in_blocks(user))}
-        return {"messages": cast("list[ChatCompletionMessageParam]", self._with(user))}
+        messages = chat_messages(self.blocks) if blocks else cast("list[ChatCompletionMessageParam]", self._fresh())
+        return {"messages": self._with(messages, user, chat_turns)}
 
-    def responses(self, user: str | None = None, *, blocks: bool = False) -> ResponsesArguments:
+    def responses(
+        self,
+        user: str | Sequence[ResponseInputItemParam | ResponseOutputItem] | None = None,
+        *,
+        blocks: bool = False,
+    ) -> ResponsesArguments:
         """Keyword arguments for ``client.responses.create(model=..., **ctx.responses("What should I watch?"))``.
 
         Args:
-            user: a user message to add at the end.
+            user: a user message, or a list of input items, as for `chat`; those of an answer's ``output`` too.
             blocks: mark cache breaks, as `chat` does.
 
         Raises:
-            RequestError: ``user`` is given, and the prompt already ends in a user message.
+            RequestError: as `chat`.
         """
-        if blocks:
-            return {"input": response_items(self._in_blocks(user))}
-        return {"input": cast("list[ResponseInputItemParam]", self._with(user))}
+        items = response_items(self.blocks) if blocks else cast("list[ResponseInputItemParam]", self._fresh())
+        return {"input": self._with(items, user, response_turns)}
 
-    def anthropic(self, user: str | None = None) -> AnthropicArguments:
+    def anthropic(self, user: str | Sequence[MessageParam] | None = None) -> AnthropicArguments:
         """Keyword arguments for Anthropic's ``client.messages.create(model=..., max_tokens=..., **ctx.anthropic("What
-        should I watch?"))``: system and developer messages as ``system``, cache breaks as ``cache_control``.
+        should I watch?"))``: the prompt's system and developer messages as ``system``, cache breaks as
+        ``cache_control``. What renders blank is left out, since Anthropic takes no blank text.
+
+        Args:
+            user: a user message, or a list of messages, as for `chat`.
 
         Raises:
-            RequestError: ``user`` is given, and the prompt already ends in a user message.
+            RequestError: as `chat`; or a message is of a role that Anthropic does not have.
         """
-        return anthropic_arguments(self._in_blocks(user))
+        arguments = anthropic_arguments(self.blocks)
+        arguments["messages"] = self._with(arguments["messages"], user, anthropic_turns, is_anthropic_message)
+        return arguments
 
-    def _in_blocks(self, user: str | None) -> list[BlockMessage]:
-        return in_blocks(self._with(user), self.manifest.cache_breaks)
+    def _fresh(self) -> list[Message]:
+        return [Message(role=one["role"], content=one["content"]) for one in self.messages]
 
-    def _with(self, user: str | None) -> list[Message]:
-        messages = [Message(role=one["role"], content=one["content"]) for one in self.messages]
-        if user is not None:
-            if messages and messages[-1]["role"] == "user":
-                raise RequestError(
-                    f"prompt {self.prompt!r} already ends in a user message; call this without an argument, "
-                    "or take the user message out of the prompt file"
-                )
-            messages.append({"role": "user", "content": user})
-        return messages
+    def _with(
+        self,
+        own: list[_Item],
+        user: object,
+        turns: Callable[[object], list[Any]],
+        is_own: Callable[[Message], bool] = lambda _: True,
+    ) -> list[_Item]:
+        """The prompt's messages with the caller's at their place; ``own`` are made of those that are ``is_own``."""
+        if user is None:
+            return own
+        added = turns(user)
+        roles = [one["role"] for one in self.messages]
+        given = user if isinstance(user, str) else added
+        place = place_of(self.prompt, roles, self.manifest.conversation, given)
+        before = sum(is_own(one) for one in self.messages[:place])
+        return [*own[:before], *added, *own[before:]]
 
     def explain(self) -> str:
         """Per value its status, its age at ``as_of``, where it comes from and where it stands in the messages; then
@@ -229,14 +318,7 @@ class PromptContext(_Frozen):
 
     @field_serializer("features")
     def _features_as_json(self, features: Mapping[str, FeatureValue]) -> dict[str, Any]:
-        return {
-            name: {
-                "value": json_value(found.value),
-                "status": found.status,
-                "event_timestamp": None if found.event_timestamp is None else iso(found.event_timestamp),
-            }
-            for name, found in features.items()
-        }
+        return _features_json(features)
 
     @field_serializer("as_of")
     def _as_of_as_json(self, as_of: datetime) -> str:
@@ -261,9 +343,14 @@ class PromptContext(_Frozen):
         values = {
             name: _typed(typed[name], value) if name in typed else value for name, value in given["values"].items()
         }
-        return {**given, "manifest": manifest, "features": features, "values": values}
+        documents = {
+            name: [_document(manifest.retrievals.get(name), one) for one in found]
+            for name, found in cast("dict[str, list[Any]]", given.get("documents", {})).items()
+        }
+        return {**given, "manifest": manifest, "features": features, "values": values, "documents": documents}
 
 
+_Item = TypeVar("_Item")
 _Made = TypeVar("_Made", bound=BaseModel)
 _slots = [
     vars(BaseModel)[f"__{name}__"].__set__
@@ -290,6 +377,8 @@ def _unvalidated(kind: type[_Made]) -> Callable[[dict[str, Any]], _Made]:
 
 made_manifest = _unvalidated(Manifest)
 made_context = _unvalidated(PromptContext)
+made_document = _unvalidated(ContextDocument)
+made_retrieval = _unvalidated(Retrieval)
 
 
 _random = random.Random()  # noqa: S311  an id is no secret, and the system's random bytes cost a system call
@@ -305,6 +394,36 @@ def request_id() -> str:
 def prompt_id(messages: Sequence[tuple[str, str]]) -> str:
     """SHA-256, in hex, of the compact UTF-8 JSON ``[[role, content], ...]``."""
     return sha256(orjson.dumps(messages, default=tuple)).hexdigest()  # a named tuple is nothing to orjson
+
+
+def _features_json(features: Mapping[str, FeatureValue]) -> dict[str, Any]:
+    return {
+        name: {
+            "value": json_value(found.value),
+            "status": found.status,
+            "event_timestamp": None if found.event_timestamp is None else iso(found.event_timestamp),
+        }
+        for name, found in features.items()
+    }
+
+
+def _document(retrieval: Retrieval | None, given: Any) -> Any:
+    """A document in JSON with what its dtypes, which the manifest names, say."""
+    if retrieval is None or not isinstance(given, dict):
+        return given
+    fields = cast("dict[str, Any]", given)
+    dtypes = {name: parse_dtype(dtype) for name, dtype in retrieval.metadata.items()}
+    metadata = {
+        name: _typed(dtypes[name], value) if name in dtypes else value for name, value in fields["metadata"].items()
+    }
+    features = {
+        entity: {
+            name: _feature_value(parse_dtype(retrieval.features[f"{entity}.{name}"].dtype), one)
+            for name, one in found.items()
+        }
+        for entity, found in fields.get("features", {}).items()
+    }
+    return {**fields, "metadata": metadata, "features": features}
 
 
 def _feature_value(dtype: DType, given: Any) -> FeatureValue:

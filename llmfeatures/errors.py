@@ -5,9 +5,9 @@ LLMFeaturesError
 ├── DefinitionError             a registry that cannot be right
 │   └── UnknownNameError        a feature, view, entity or prompt that is not there
 ├── PromptError                 a prompt file that cannot be right
-│   └── NotAvailableYetError    a part of the format that this version does not have
 ├── RenderError                 a prompt that could not be rendered with these values
 │   ├── BudgetError             a prompt that is longer than its budget without any section
+│   ├── DocumentsUnavailableError   documents whose retriever failed, and a policy that says "error"
 │   ├── FeatureNotPresentError  a feature without a value, and a policy that says "error"
 │   └── OnDemandError           an on-demand feature's function failed, or returned a wrong value
 ├── RequestError                the caller's keys, inputs or options
@@ -20,6 +20,8 @@ LLMFeaturesError
 ├── ReleaseError                a release that cannot be made, read or rebuilt
 ├── AccessError                 an API key that is absent, wrong, or may not do this
 ├── ServiceError                the HTTP service could not be reached, or answered what cannot be used
+├── RetrieverError              a retriever or embedder did not do what was asked
+│   └── RetrieverUnavailableError   it could not be reached, did not answer in time, or was never filled
 └── StoreError                  the online store
     ├── StoreUnavailableError   it could not be reached, or did not answer in time
     ├── StoreReadOnlyError      this project, or this store, may not be written
@@ -62,16 +64,20 @@ class PromptError(LLMFeaturesError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
-class NotAvailableYetError(PromptError):
-    """The file uses a part of the format that this version does not have."""
-
-
 class RenderError(LLMFeaturesError):
     """The prompt could not be rendered with these values."""
 
 
 class BudgetError(RenderError):
     """The prompt has more tokens than its budget, also without any section."""
+
+
+class DocumentsUnavailableError(RenderError):
+    """The retriever of a prompt's ``documents`` failed or was late, and the prompt's policy for it is an error."""
+
+    def __init__(self, message: str, *, documents: str, retriever: str) -> None:
+        self.documents, self.retriever = documents, retriever
+        super().__init__(message)
 
 
 class FeatureNotPresentError(RenderError):
@@ -154,6 +160,14 @@ class ServiceError(LLMFeaturesError):
     """
 
     push_id: str | None = None
+
+
+class RetrieverError(LLMFeaturesError):
+    """A retriever, or the embedder of one, did not do what was asked."""
+
+
+class RetrieverUnavailableError(RetrieverError):
+    """A retriever, or the embedder of one, could not be reached, did not answer in time, or was never filled."""
 
 
 class StoreError(LLMFeaturesError):

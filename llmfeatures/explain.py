@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from llmfeatures.clock import iso
 from llmfeatures.errors import LLMFeaturesError
+from llmfeatures.explain_documents import age_text, degraded_text, document_lines, documents_json
 from llmfeatures.types import json_value
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ class _Plan(Protocol):
         keys: Mapping[str, Any],
         inputs: Mapping[str, Any],
         as_of: datetime,
+        documents: Any,
     ) -> Any: ...
+    def found_in(self, documents: Any) -> Any: ...
+    @property
+    def documents(self) -> Sequence[Any]: ...
 
 
 _MOST_LINES: Final = 6
@@ -103,7 +108,7 @@ class Place:
 class ExplainedValue:
     """A value of a prompt. ``kind`` is ``feature``, ``input`` or ``join key``; only a feature has ``found`` (as read),
     ``age`` (at the prompt's ``as_of``), ``view`` and ``policy``. ``value`` is as rendered; ``is_rendered`` is false for
-    what only an on-demand feature reads."""
+    what only an on-demand feature reads. ``searches`` are the names of documents that are searched for with it."""
 
     name: str
     kind: Literal["feature", "input", "join key"]
@@ -115,6 +120,7 @@ class ExplainedValue:
     view: str | None = None
     policy: str | None = None
     places: tuple[Place, ...] = ()
+    searches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,21 +173,26 @@ def explained(context: PromptContext) -> Explanation:
     return Explanation(
         context=context,
         messages=messages,
-        values=tuple(_values(context, _places(messages))),
+        values=tuple(_values(context, _places(messages), _plan(context))),
         is_whole=segments is not None,
-        varies=_varies(messages),
+        varies=_varies(messages, context.manifest.conversation),
         same=_same(messages),
     )
 
 
+def _plan(context: PromptContext) -> _Plan | None:
+    return next((one for one in list(_PLANS.values()) if one.version == context.version), None)
+
+
 def _segments(context: PromptContext) -> Any:
-    plan = next((one for one in list(_PLANS.values()) if one.version == context.version), None)
+    plan = _plan(context)
     if plan is None:
         return None
     try:
         slots = [context.features[name] for name in plan.features.names]
         inputs = {name: context.values[name] for name in plan.inputs}
-        made = plan.segments(slots, context.manifest.keys, inputs, context.as_of)
+        documents = plan.found_in(context.documents)
+        made = plan.segments(slots, context.manifest.keys, inputs, context.as_of, documents)
     except (LLMFeaturesError, KeyError):  # it was made by hand
         return None
     text = [(role, "".join(segment.text for segment in parts)) for role, parts in made]
@@ -209,7 +220,12 @@ def _places(messages: Sequence[ExplainedMessage]) -> dict[str | None, list[Place
     return places
 
 
-def _values(context: PromptContext, places: Mapping[str | None, Sequence[Place]]) -> Iterator[ExplainedValue]:
+def _values(
+    context: PromptContext, places: Mapping[str | None, Sequence[Place]], plan: _Plan | None
+) -> Iterator[ExplainedValue]:
+    def searches(name: str) -> tuple[str, ...]:
+        return tuple(one.name for one in plan.documents if name in one.reads) if plan is not None else ()
+
     for name, found in context.features.items():
         origin = context.manifest.features[name]
         event = found.event_timestamp
@@ -224,6 +240,7 @@ def _values(context: PromptContext, places: Mapping[str | None, Sequence[Place]]
             view=origin.view,
             policy=origin.policy,
             places=tuple(places.get(name, ())),
+            searches=searches(name),
         )
     for name, value in context.values.items():
         if name not in context.features:
@@ -233,12 +250,13 @@ def _values(context: PromptContext, places: Mapping[str | None, Sequence[Place]]
                 dtype=context.manifest.inputs.get(name, ""),
                 value=value,
                 places=tuple(places.get(name, ())),
+                searches=searches(name),
             )
 
 
-def _varies(messages: Sequence[ExplainedMessage]) -> tuple[str, ...]:
-    """The values before the last cache break."""
-    pieces = [piece for message in messages for piece in message.pieces]
+def _varies(messages: Sequence[ExplainedMessage], conversation: int | None) -> tuple[str, ...]:
+    """The values before the last cache break ahead of the conversation."""
+    pieces = [piece for message in messages[:conversation] for piece in message.pieces]
     breaks = [number for number, piece in enumerate(pieces) if piece.kind == "cache_break"]
     inside = pieces[: breaks[-1]] if breaks else []
     return tuple(
@@ -257,19 +275,6 @@ def _same(messages: Sequence[ExplainedMessage]) -> int:
     return same
 
 
-def age_text(as_of: datetime, event: datetime) -> str:
-    """The time from an event to a moment in its two largest units: ``3d 4h``, ``1h``, ``0s``."""
-    left = max(0, int((as_of - event).total_seconds()))
-    sizes = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
-    at = next((number for number, (size, _) in enumerate(sizes) if left >= size), 3)
-    parts: list[str] = []
-    for size, unit in sizes[at : at + 2]:
-        count, left = divmod(left, size)
-        if count or not parts:
-            parts.append(f"{count}{unit}")
-    return " ".join(parts)
-
-
 # -- in words --------------------------------------------------------------------------------------------------------
 
 
@@ -283,8 +288,9 @@ def explain_text(explanation: Explanation) -> str:
         for name in ("as_of", None):
             if name not in context.values and (found := others.get(name)):
                 lines.append(f"  {name or 'other expressions'}: {explanation.where(found, name)}")
+    lines += [f"  {line}" for line in document_lines(context)]
     if context.manifest.degraded:
-        lines.append(f"  degraded: {context.manifest.problem or 'the online store was never filled'}")
+        lines.append(f"  degraded: {degraded_text(context)}")
     lines += [f"  {line}" for line in size_lines(explanation)]
     if not explanation.is_whole:
         lines.append(
@@ -301,8 +307,12 @@ def _said(explanation: Explanation, value: ExplainedValue) -> str:
         said = f"{value.found.status}{age}, from view {value.view}{stand_in}"
     if not explanation.is_whole:
         return said
+    if value.searches:
+        said += f"; in the search for {' and '.join(value.searches)}"
     if value.places:
         return f"{said}; {explanation.where(value.places, value.name)}"
+    if value.searches:
+        return said
     return f"{said}; {'not printed' if value.is_rendered else 'read by an on-demand feature only'}"
 
 
@@ -313,13 +323,17 @@ def size_lines(explanation: Explanation) -> Iterator[str]:
         yield f"section {one.name}: {one.outcome}, {one.kept:,} of {one.tokens:,} tokens, priority {one.priority}"
     if context.tokens is not None:
         yield f"tokens: {context.tokens:,}"
+    if (place := context.manifest.conversation) is not None:
+        ends = {0: "before the first message", len(context.messages): "to the end"}
+        yield f"conversation: earlier turns go {ends.get(place, f'between messages {place} and {place + 1}')}"
     if prefix is not None:
         tokens = f"about {prefix.tokens:,}" if prefix.estimated else f"{prefix.tokens:,}"
         line = f"prefix: {prefix.characters:,} characters up to the last cache_break, {tokens} tokens"
         shared = f"; {_shared(explanation)}" if explanation.is_whole else ""
         yield f"{line}, sha256 {prefix.sha256[:12]}{shared}"
     elif explanation.is_whole:
-        yield f"prefix: no cache_break; the first {explanation.same:,} characters come before any value"
+        ahead = " ahead of the conversation" if context.manifest.cache_breaks else ""
+        yield f"prefix: no cache_break{ahead}; the first {explanation.same:,} characters come before any value"
 
 
 def _shared(explanation: Explanation) -> str:
@@ -348,9 +362,12 @@ def explain_json(explanation: Explanation) -> dict[str, Any]:
             }
             for message in explanation.messages
         ],
+        "documents": {name: [*documents_json(context, name)] for name in context.manifest.retrievals},
+        "timings": dict(context.manifest.timings),
         "sections": [one.model_dump() for one in context.manifest.sections],
         "tokens": context.tokens,
         "prefix": None if context.prefix is None else context.prefix.model_dump(),
+        "conversation": context.manifest.conversation,
         "varies": list(explanation.varies),
         "same": explanation.same if explanation.is_whole else None,
     }

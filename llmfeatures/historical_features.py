@@ -5,50 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import compute
 
-from llmfeatures import columns
-from llmfeatures.context import FeatureValue
 from llmfeatures.errors import RenderError, SourceError, SpineError, did_you_mean
 from llmfeatures.history_rows import canonical_column
 from llmfeatures.plan import FeaturePlan
-from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined, OfflineStore
+from llmfeatures.ports import ClockName, Joined, OfflineStore
 from llmfeatures.rows import Column, computed_columns, invalid_rows, settled_columns
+from llmfeatures.slots import FoundRows, slots_at
 
 pc: Any = compute
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundRows:
-    """A batch of a join as a plan's slots: one list of feature values per row, before limits, and why a row cannot be
-    used."""
-
-    slots: list[list[FeatureValue]]
-    errors: dict[int, str]
-
-
-def found_rows(plan: FeaturePlan, joined: Joined) -> FoundRows:
-    """The slots of each row of a batch."""
-    events = [columns.moments(found.event) for found in joined.found]
-    per_ref: list[list[FeatureValue]] = []
-    for ref, (lookup, column) in zip(plan.refs, plan.lookup_of, strict=True):
-        values = columns.python_values(ref.dtype, joined.found[lookup].columns[column])
-        per_ref.append([_value(value, event) for value, event in zip(values, events[lookup], strict=True)])
-    errors = invalid_rows(plan, joined)
-    rows = joined.spine.num_rows
-    slots = [list(one) for one in zip(*per_ref, strict=True)] if per_ref else [[] for _ in range(rows)]
-    return FoundRows(slots=slots, errors=errors)
-
-
-def _value(value: Any, event: datetime | None) -> FeatureValue:
-    if event is None:
-        return FeatureValue(None, "missing", None)
-    return FeatureValue(value, "null" if value is None else "present", event)
 
 
 def historical_features(
@@ -129,13 +99,5 @@ def _computed(plan: FeaturePlan, settled: Sequence[Column], joined: Joined, numb
 def as_of_slots(
     offline: OfflineStore, plan: FeaturePlan, rows: Sequence[Mapping[str, Any]], as_of: datetime, clock: ClockName
 ) -> FoundRows:
-    """The slots of a few rows of join keys at one moment, as `found_rows` of a spine of them."""
-    arrays = {name: columns.array_of(dtype, [row[name] for row in rows]) for name, dtype in plan.parameters.items()}
-    spine = pa.table({**arrays, EVENT_TIMESTAMP: pa.array([as_of] * len(rows), columns.TIMESTAMP)})
-    slots: list[list[FeatureValue]] = []
-    errors: dict[int, str] = {}
-    for joined in offline.join(spine, plan.lookups, clock=clock):
-        found = found_rows(plan, joined)
-        errors.update({len(slots) + row: reason for row, reason in found.errors.items()})
-        slots.extend(found.slots)
-    return FoundRows(slots=slots, errors=errors)
+    """The slots of a few rows of join keys at one moment."""
+    return slots_at(offline, plan, rows, [as_of] * len(rows), clock)

@@ -28,6 +28,7 @@ from llmfeatures.export.writing import (
     write_parts,
 )
 from llmfeatures.files import check_place
+from llmfeatures.historical_documents import HistoricalDocuments, Retrievers, documents_of
 from llmfeatures.history_rows import HistoryRows, HistorySummary
 from llmfeatures.identity import MadeSpine, made_of
 from llmfeatures.ports import ClockName, Exporter, JoinStep, OfflineStore
@@ -52,8 +53,8 @@ class History:
 
     The columns are ``id, prompt, version, prompt_id, as_of, clock, entity, inputs, messages, features, statuses,
     timestamps, documents,
-    target, metadata, error``. A row whose prompt cannot be built has null messages and the reason in ``error``.
-    Nothing is read
+    target, metadata, error``. A row whose prompt cannot be built has null messages and the reason in ``error``; a
+    retriever that fails ends the iteration with its `RetrieverError`, whatever the prompt's policy. Nothing is read
     before it is asked for. A spine that can be read once only, such as a RecordBatchReader, gives one iteration.
 
     With ``without``, each row of the spine gives the row itself and then, per feature named there, the row with that
@@ -76,6 +77,8 @@ class History:
         exporters: Mapping[str, Exporter],
         without: str | Sequence[str] = (),
         protected: Mapping[Path, str] | None = None,
+        retrievers: Retrievers | None = None,
+        live_documents: bool = False,
     ) -> None:
         self.plan = plan
         self.without = _withheld(plan, (without,) if isinstance(without, str) else tuple(without))
@@ -84,6 +87,7 @@ class History:
         self.kept = 0
         self._spine, self._offline, self._exporters = spine, offline, exporters
         self._protected = dict(protected or {})
+        self._retrievers, self._live = retrievers, live_documents
         self._spent = False
         self._schema: pa.Schema | None = None
         self._started: tuple[pa.RecordBatch, Iterator[pa.RecordBatch]] | None = None
@@ -179,6 +183,7 @@ class History:
         exporter = self._exporters[name]
         if isinstance(exporter, ResumableExporter):
             options = {"format": name, "split": parts, "seed": seed, "without": self.without, "clock": self.clock}
+            options |= {"live_documents": True} if self._live else {}
             known = None if page is not None else self._made_of(options)
             with partial(place, known, resume=resume) as work:
                 for sentence in _beginnings(work, report=page is not None, pairs=1 + len(self.without)):
@@ -259,7 +264,7 @@ class History:
     def _made_of(self, options: Mapping[str, Any]) -> dict[str, str] | None:
         if self._spent:
             return None
-        return made_of(self.plan, self._spine, self._offline, self._spine_dtypes(), options)
+        return made_of(self.plan, self._spine, self._offline, self._spine_dtypes(), options, self._retrievers)
 
     def _split_keys(self) -> tuple[str, ...]:
         roles = self.plan.features.roles
@@ -291,9 +296,13 @@ class History:
         dtypes = self._spine_dtypes()
         spine = remaining(self._offline, self._spine, first, dtypes) if first else self._spine
         joins = self._offline.join(spine, self.plan.features.lookups, clock=self.clock, dtypes=dtypes)
-        batches = HistoryRows(self.plan, self.clock, summary, self.without, first).batches(joins)
+        documents = self._documents(self.plan)
+        batches = HistoryRows(self.plan, self.clock, summary, documents, self.without, first).batches(joins)
         self._started = next(batches), batches
         self._schema = self._started[0].schema
+
+    def _documents(self, plan: PromptPlan) -> HistoricalDocuments | None:
+        return documents_of(plan, self._offline, self._retrievers, self.clock, live=self._live)
 
 
 def _beginnings(work: Partial, *, report: bool, pairs: int) -> Iterator[str]:

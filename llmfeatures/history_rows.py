@@ -17,7 +17,10 @@ from pyarrow import compute
 
 from llmfeatures import columns
 from llmfeatures.digests import Digester
+from llmfeatures.document_rows import DOCUMENTS, DocumentRenderer, DocumentRows
 from llmfeatures.errors import InvalidValueError, RequestError, SpineError, did_you_mean
+from llmfeatures.export.lines import DOCUMENTS as DOCUMENTS_NAMES
+from llmfeatures.historical_documents import HistoricalDocuments
 from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, Joined
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT
@@ -28,13 +31,11 @@ pc: Any = compute
 
 FORMAT = 1
 """The number of the canonical row layout, in the schema's metadata as ``llmfeatures.format``."""
-_DOCUMENTS = pa.list_(
-    pa.struct([("id", pa.string()), ("version", pa.string()), ("score", pa.float64()), ("tier", pa.string())])
-)
 _WRITTEN = ("date", "timestamp", "decimal", "list")
 """Join keys and inputs that a spine may have as text, since files of text have no other way."""
 _AHEAD = 1
 """So many batches may be rendered, and as many hashed, before the caller asks for them."""
+_COUNTED = ("statuses", "documents")
 _NOTHING = pa.struct([("_", pa.bool_())])
 """Parquet has no struct without fields: where a prompt has none, a null struct with one unused field stands in."""
 
@@ -47,6 +48,7 @@ class HistorySummary:
     ``resumed`` of the rows were done by an earlier run that was interrupted. ``labels`` counts what became of the
     targets where a label was asked for: ``present`` have one; ``absent``, ``later``, ``invalid`` and ``undated`` are
     null, and ``note`` is a sentence about them, None when there is none. See `llmfeatures.spine.LabelCounts`.
+    ``documents`` counts, per name of documents, those in prompts by tier, and the prompts ``without`` any.
     """
 
     rows: int = 0
@@ -56,17 +58,19 @@ class HistorySummary:
     statuses: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     resumed: int = 0
     labels: Mapping[str, Any] | None = None
+    documents: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
 
     def as_json(self) -> dict[str, Any]:
         """The counts as JSON takes them."""
         counts = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {**counts, "statuses": {name: dict(counted) for name, counted in self.statuses.items()}}
+        return {**counts, **{kind: {name: dict(one) for name, one in counts[kind].items()} for kind in _COUNTED}}
 
     @classmethod
     def of_json(cls, counts: Mapping[str, Any]) -> HistorySummary:
         """What `as_json` made."""
         made = dict(counts)
-        made["statuses"] = {name: Counter[str](counted) for name, counted in counts["statuses"].items()}
+        for kind in _COUNTED:
+            made[kind] = {name: Counter[str](one) for name, one in made.get(kind, {}).items()}
         return cls(**made)
 
 
@@ -84,33 +88,43 @@ class _Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
-    """A batch of rows, not counted yet; ``settled`` are the columns of its features."""
+    """A batch of rows, not counted yet; ``settled`` are the columns of its features, ``documents`` counts."""
 
     batch: pa.RecordBatch
     settled: Sequence[Column]
     begun: _Begun
+    documents: Mapping[str, Counter[str]]
 
 
 class HistoryRows:
-    """Turns batches of a join into canonical rows."""
+    """Turns batches of a join into canonical rows. A prompt with documents needs what finds them."""
 
     def __init__(
-        self, plan: PromptPlan, clock: ClockName, summary: HistorySummary, without: tuple[str, ...] = (), first: int = 0
+        self,
+        plan: PromptPlan,
+        clock: ClockName,
+        summary: HistorySummary,
+        documents: HistoricalDocuments | None,
+        without: tuple[str, ...] = (),
+        first: int = 0,
     ) -> None:
         self.plan, self.clock, self.summary, self.without = plan, clock, summary, without
         self._number = first
-        self._renderer = Renderer(plan)
+        self._renderer = Renderer(plan) if documents is None else DocumentRenderer(plan, documents)
         self._digester = Digester()
         self._beside = ThreadPoolExecutor(1, "llmfeatures-ids")
         self._renders = ThreadPoolExecutor(1, "llmfeatures-render")
         self._optional = [name for name, one in plan.inputs.items() if one.default is None]
+        self._metadata = {"llmfeatures.format": str(FORMAT)}
+        if plan.documents:
+            self._metadata[DOCUMENTS_NAMES] = ",".join(one.name for one in plan.documents)
         self._own = (*plan.parameters, EVENT_TIMESTAMP, "id", "target")
 
     def batches(self, joins: Iterable[Joined]) -> Iterator[pa.RecordBatch]:
         """A batch of rows per batch of the join.
 
         While one is used, the next ones are rendered, and the ids of those after them are hashed: much of both needs no
-        interpreter. Functions of on-demand features are called in the caller's thread.
+        interpreter. Functions of on-demand features and of retrievers are called in the caller's thread.
         """
         begun: deque[_Begun] = deque()
         rendering: deque[Future[_Finished]] = deque()
@@ -125,7 +139,7 @@ class HistoryRows:
             yield self._counted(one.result())
 
     def _rendering(self, begun: _Begun) -> Future[_Finished]:
-        if not self.plan.features.computed:
+        if not self.plan.features.computed and not self.plan.documents:
             return self._renders.submit(self._finish, begun)
         done: Future[_Finished] = Future()
         done.set_result(self._finish(begun))
@@ -169,8 +183,9 @@ class HistoryRows:
             at, target = paired.repeated(at), paired.repeated(target)
         withheld = None if paired is None else paired.withheld_rows
         settled += computed_columns(plan.features, settled, given, at, errors, self._optional, withheld)
-        rendered = self._renderer.render(settled, given, at, errors)
         rows = len(at)
+        made = self._rendered(settled, given, at, errors)
+        rendered = made.rendered
         refs = [ref.column for ref in plan.features.outputs]
         arrays = {
             "id": begun.ids.result() if paired is None else paired.ids(begun.ids.result()),
@@ -185,17 +200,25 @@ class HistoryRows:
             "features": _struct({name: one.values for name, one in zip(refs, settled, strict=True)}, rows),
             "statuses": _struct({name: one.statuses for name, one in zip(refs, settled, strict=True)}, rows),
             "timestamps": _struct({name: one.event for name, one in zip(refs, settled, strict=True)}, rows),
-            "documents": pa.array([[]] * rows, _DOCUMENTS),
+            "documents": made.documents,
             "target": target,
             "metadata": _struct(metadata, rows),
             "error": rendered.error,
         }
         schema = pa.schema(
             [pa.field(name, array.type) for name, array in arrays.items()],
-            metadata={"llmfeatures.format": str(FORMAT)},
+            metadata=self._metadata,
         )
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema)
-        return _Finished(batch=batch, settled=settled, begun=begun)
+        return _Finished(batch=batch, settled=settled, begun=begun, documents=made.counts)
+
+    def _rendered(
+        self, settled: Sequence[Column], given: Mapping[str, pa.Array[Any]], at: Any, errors: Mapping[int, str]
+    ) -> DocumentRows:
+        if isinstance(self._renderer, DocumentRenderer):
+            return self._renderer.render(settled, given, at, errors, every=1 + len(self.without))
+        rendered = self._renderer.render(settled, given, at, errors)
+        return DocumentRows(rendered=rendered, documents=pa.array([[]] * len(at), DOCUMENTS), counts={})
 
     def _given(self, spine: pa.RecordBatch, errors: dict[int, str]) -> dict[str, pa.Array[Any]]:
         """The join keys and inputs of each row, canonical columns."""
@@ -224,6 +247,8 @@ class HistoryRows:
             row = pc.index(errors.is_valid(), pa.scalar(value=True)).as_py()
             number = begun.numbers[row // (1 + len(self.without))]
             summary.first_error = f"row {number}: {errors[row].as_py()}"
+        for name, counts in finished.documents.items():
+            summary.documents.setdefault(name, Counter()).update(counts)
         for index, (ref, column) in enumerate(zip(self.plan.features.outputs, finished.settled, strict=True)):
             summary.statuses[ref.name].update(column.counts(every=1 + len(self.without)))
             if index >= len(self.plan.features.refs):

@@ -14,9 +14,11 @@ import orjson
 import pyarrow as pa
 
 from llmfeatures.files import named_files
-from llmfeatures.ports import OfflineStore, VersionedSources
+from llmfeatures.historical_documents import Retrievers
+from llmfeatures.ports import IndexMeta, OfflineStore, RevisedIndex, VersionedSources
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.refs import ComputedRef
+from llmfeatures.retriever import Retriever, Tier
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType
 from llmfeatures.version import __version__
@@ -37,30 +39,52 @@ class MadeSpine(Protocol):
     def at(self, now: datetime) -> Self: ...
 
 
+@runtime_checkable
+class MarkedIndex(Protocol):
+    """The part of a `DocumentIndex` that says what it holds."""
+
+    @property
+    def tier(self) -> Tier: ...
+    def meta(self) -> IndexMeta | None: ...
+
+
 def made_of(
-    plan: PromptPlan, spine: object, offline: OfflineStore, dtypes: Mapping[str, DType], options: Mapping[str, Any]
+    plan: PromptPlan,
+    spine: object,
+    offline: OfflineStore,
+    dtypes: Mapping[str, DType],
+    options: Mapping[str, Any],
+    retrievers: Retrievers | None = None,
 ) -> dict[str, str] | None:
     """A hash of each thing that decides the bytes of an export, by a name that a user knows it by.
 
-    None when nobody can tell whether another run would write the same: the spine can be read once only, or the store
-    does not say which version of a source it reads.
+    None when nobody can tell whether another run would write the same: the spine can be read once only, the store
+    does not say which version of a source it reads, or documents come from a function or know no time.
+
+    Raises:
+        RetrieverUnavailableError: an index of documents cannot say what it holds.
     """
     given = _spine(spine, offline, dtypes)
-    views = {lookup.view.name: lookup.view for lookup in plan.features.lookups}
+    brought = [one.features for document in plan.documents for one in document.brought]
+    views = {lookup.view.name: lookup.view for features in (plan.features, *brought) for lookup in features.lookups}
     views |= {view.name: view for view in spine.views} if isinstance(spine, MadeSpine) else {}
     sources = offline.versions(tuple(views.values())) if isinstance(offline, VersionedSources) else None
     if given is None or sources is None:
+        return None
+    documents = [_documents(one.retriever, retrievers) for one in plan.documents]
+    if None in documents:
         return None
     things: dict[str, Any] = {
         "version of llmfeatures": [__version__, pa.__version__],
         "prompt": [plan.name, plan.version],
         "registry": [
             *(one.model_dump(mode="json") for one in views.values()),
-            *(_function(one) for one in plan.features.computed),
+            *(_function(one) for features in (plan.features, *brought) for one in features.computed),
         ],
         "data": sources,
         "spine": given,
         "options": dict(options),
+        **({"documents": documents} if documents else {}),
     }
     return {name: _hash(thing) for name, thing in things.items()}
 
@@ -74,6 +98,18 @@ def _function(ref: ComputedRef) -> list[Any]:
     file = Path(cast("Any", ref.on_demand.function).__code__.co_filename)
     source = sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
     return [ref.name, str(ref.dtype), ref.on_demand.vectorized, ref.on_demand.code_hash(), source]
+
+
+def _documents(retriever: Retriever, retrievers: Retrievers | None) -> list[Any] | None:
+    """What an index of documents holds, as JSON; None where it cannot be told."""
+    store = None if retrievers is None else retrievers.store(retriever)
+    if not isinstance(store, MarkedIndex) or store.tier == "live":
+        return None
+    meta = store.meta()
+    if meta is None or meta.watermark is None:
+        return None
+    held = store.revision() if isinstance(store, RevisedIndex) else meta.watermark.isoformat()
+    return [retriever.name, meta.format, meta.model, meta.dimensions, dict(meta.metadata), held]
 
 
 def _spine(spine: object, offline: OfflineStore, dtypes: Mapping[str, DType]) -> Any:

@@ -25,6 +25,7 @@ from llmfeatures.errors import (
     StoreUnavailableError,
 )
 from llmfeatures.expect import counts_keys, counts_nulls, wrong_keys, wrong_nulls
+from llmfeatures.indexing import RetrieverReport
 from llmfeatures.pace import Pace
 from llmfeatures.ports import (
     UNFINISHED,
@@ -79,8 +80,8 @@ class ViewReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewFailure:
-    """A view that could not be materialized, and why. Without ``error`` it was not tried: another view's error concerns
-    it as well."""
+    """A view or retriever that could not be materialized, and why. Without ``error`` it was not tried: another view's
+    error concerns it as well."""
 
     view: str
     message: str
@@ -89,19 +90,30 @@ class ViewFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializeReport:
-    """What a run did, view by view. ``running_elsewhere``: nothing, since another process is at it."""
+    """What a run did, view by view and retriever by retriever. ``running_elsewhere``: nothing, since another process
+    is at it."""
 
     views: tuple[ViewReport, ...]
     failures: tuple[ViewFailure, ...] = ()
     running_elsewhere: bool = False
+    retrievers: tuple[RetrieverReport, ...] = ()
 
     @property
     def keys_written(self) -> int:
         """Rows that are new online, all views together."""
         return sum(view.keys_written for view in self.views)
 
+    def joined(self, other: MaterializeReport) -> MaterializeReport:
+        """This and another one, as one."""
+        return MaterializeReport(
+            views=self.views + other.views,
+            failures=self.failures + other.failures,
+            running_elsewhere=self.running_elsewhere or other.running_elsewhere,
+            retrievers=self.retrievers + other.retrievers,
+        )
+
     def check(self) -> None:
-        """Raise the error of the views that failed, if any did. It says what became of the others, too.
+        """Raise the error of the views and retrievers that failed, if any did. It says what became of the others, too.
 
         Raises:
             LLMFeaturesError: of the first failure's class, with the sentences of all.
@@ -109,7 +121,7 @@ class MaterializeReport:
         errors = [one.error for one in self.failures if one.error is not None]
         if not errors:
             return
-        written = [one.view for one in self.views]
+        written = [one.view for one in self.views] + [one.retriever for one in self.retrievers]
         untried = [one.view for one in self.failures if one.error is None]
         parts = [f"{what}: {', '.join(names)}" for what, names in (("written", written), ("not run", untried)) if names]
         text = "; ".join(str(error) for error in errors)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmfeatures.clock import iso
 from llmfeatures.errors import InvalidValueError
-from llmfeatures.explain import ExplainedMessage, ExplainedValue, Explanation, age_text, explained, size_lines
+from llmfeatures.explain import ExplainedMessage, ExplainedValue, Explanation, explained, size_lines
+from llmfeatures.explain_documents import age_text, degraded_text, retrieval_text
 from llmfeatures.types import text
 
 if TYPE_CHECKING:
-    from llmfeatures.context import FeatureValue, PromptContext
+    from llmfeatures.context import ContextDocument, FeatureValue, PromptContext
     from llmfeatures.timeline import Timeline, TimelineEntry
     from llmfeatures.worddiff import DiffLine
 
@@ -45,8 +46,7 @@ def context_html(context: PromptContext) -> str:
     head = f"{context.prompt} {context.version[:12]} as of {iso(context.as_of)} ({context.manifest.source})"
     parts = [f"<div><b>{_shown(head)}</b></div>"]
     if context.manifest.degraded:
-        problem = context.manifest.problem or "the online store was never filled"
-        parts.append(f"<div>degraded: {_shown(problem)}</div>")
+        parts.append(f"<div>degraded: {_shown(degraded_text(context))}</div>")
     parts += [
         f"<div class=soft>{_shown(one.role)}</div><pre>{_message(explanation, one)}</pre>"
         for one in explanation.messages
@@ -54,6 +54,11 @@ def context_html(context: PromptContext) -> str:
     if explanation.values:
         rows = (_value_cells(explanation, one) for one in explanation.values)
         parts.append(_table(("name", "value", "status", "age", "view", "policy", "where"), rows))
+    for name, one in context.manifest.retrievals.items():
+        parts.append(f"<div class=soft>documents {_shown(name)}: {_shown(retrieval_text(one))}</div>")
+        if found := context.documents.get(name):
+            names = ("document", "score", "tier", "age", "version")
+            parts.append(_table(names, (_document_cells(context, document) for document in found)))
     parts += [f"<div class=soft>{_shown(line)}</div>" for line in size_lines(explanation)]
     return _page(parts)
 
@@ -116,12 +121,21 @@ def _value_cells(explanation: Explanation, one: ExplainedValue) -> list[str]:
     return [f"<code>{_shown(one.name)}</code>", *(f"<bdi>{_shown(cell)}</bdi>" if cell else "" for cell in cells)]
 
 
+def _document_cells(context: PromptContext, one: ContextDocument) -> list[str]:
+    score = "" if one.score is None else f"{one.score:g}"
+    age = "" if one.valid_from is None else age_text(context.as_of, one.valid_from)
+    cells = (score, one.tier or "", age, one.version)
+    return [f"<code>{_shown(one.id)}</code>", *(f"<bdi>{_shown(cell)}</bdi>" if cell else "" for cell in cells)]
+
+
 def _entry_cells(entry: TimelineEntry) -> list[str]:
     lasted = "" if entry.end is None else f"<div class=soft>for {age_text(entry.end, entry.at)}</div>"
-    changed = "<br>".join(
+    features = (
         f"<code>{_shown(one.name)}</code>: <bdi>{_feature(one.before)}</bdi> → <bdi>{_feature(one.after)}</bdi>"
         for one in entry.changed
     )
+    documents = (f"document <code>{_shown(one.id)}</code> {one.said}" for one in entry.documents_changed)
+    changed = "<br>".join([*features, *documents])
     if entry.before is None:
         return [f"{iso(entry.at)}{lasted}", "", f"<pre>{escape(entry.text)}</pre>"]
     return [f"{iso(entry.at)}{lasted}", changed, f"<pre>{_diff(entry.diff())}</pre>"]

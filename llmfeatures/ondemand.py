@@ -179,6 +179,14 @@ class OnDemandFeature(Definition):
         return f"{code.co_filename}:{line}"
 
 
+def code_hash_of(function: Callable[..., Any]) -> str:
+    """A short hash of a function's code, as `OnDemandFeature.code_hash`; of another callable, of its class's."""
+    plain = function if isinstance(function, FunctionType) else getattr(type(function), "__call__", None)  # noqa: B004
+    if not isinstance(plain, FunctionType):
+        return f"{type(function).__module__}.{type(function).__qualname__}"
+    return hashlib.sha256(_code_of(plain)).hexdigest()[:16]
+
+
 def on_demand(
     entity: Entity,
     dtype: str | DType,

@@ -83,7 +83,7 @@ class FeaturePlan:
     """The features of a call: how to read them online, and the lookups that join them in history."""
 
     roles: tuple[Role, ...]
-    """Of the stored features, then those of on-demand features alone: these have no ``fields``."""
+    """Of the stored features, then those of on-demand features or of documents alone: these have no ``fields``."""
     refs: tuple[FeatureRef, ...]
     parameters: Mapping[str, DType]
     lookups: tuple[Lookup, ...]

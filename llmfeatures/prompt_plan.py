@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from llmfeatures.blocks import CacheBreak
-from llmfeatures.context import FeatureOrigin, FeatureValue, Manifest, Prefix, SectionTokens, made_manifest
+from llmfeatures.context import (
+    ContextDocument,
+    FeatureOrigin,
+    FeatureValue,
+    Manifest,
+    Prefix,
+    Retrieval,
+    SectionTokens,
+    made_manifest,
+    made_retrieval,
+)
+from llmfeatures.document_plan import (
+    Chosen,
+    DocumentPlan,
+    FoundDocument,
+    Leg,
+    from_context,
+    in_template,
+    partials_of,
+)
 from llmfeatures.errors import (
-    FeatureNotPresentError,
     InvalidValueError,
     RenderError,
     RequestError,
@@ -22,10 +39,7 @@ from llmfeatures.prompts.environment import Compiled, Message, Names
 from llmfeatures.prompts.file import ABSENT, Budget, Input
 from llmfeatures.prompts.finish import rendered, segments
 from llmfeatures.prompts.segments import Segment
-from llmfeatures.refs import (
-    ComputedRef,
-    FeatureRef,
-)
+from llmfeatures.refs import stand_in
 from llmfeatures.types import DType
 
 
@@ -40,6 +54,7 @@ class Finished(NamedTuple):
     sections: tuple[SectionTokens, ...] = ()
     cache_breaks: tuple[CacheBreak, ...] = ()
     prefix: Prefix | None = None
+    conversation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
@@ -62,11 +77,17 @@ class PromptPlan:
     unused: tuple[str, ...]
     """Features that the header has a policy for and the template never reads."""
     budget: Budget | None = None
+    documents: tuple[DocumentPlan, ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Whether the prompt is its rendered text: it has no budget and no cache break."""
         return self.budget is None and not self.template.breaks
+
+    @property
+    def partials(self) -> dict[str, str]:
+        """The texts of the partials that the body and the queries of documents use, by name."""
+        return partials_of(self.template, self.documents)
 
     @property
     def no_message(self) -> str:
@@ -93,39 +114,60 @@ class PromptPlan:
         return {name: _input(self.name, one, given.get(name, one.default)) for name, one in self.inputs.items()}
 
     def finish(
-        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
+        self,
+        slots: Sequence[FeatureValue],
+        keys: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        as_of: datetime,
+        documents: Sequence[Sequence[FoundDocument]] = (),
     ) -> Finished:
         """The prompt for what was read: limits, policies, the template, then the budget. Pure; both paths end here.
+
+        ``documents`` are those of each name, in the order of the plan's; without them, each name has none.
 
         Raises:
             BudgetError: the prompt is longer than its budget, also without any section.
             FeatureNotPresentError: a feature has no value and its policy is an error.
             RenderError: the template failed with these values.
         """
-        features, values = self._values(slots, keys, inputs, as_of)
-        variables = self._variables(values, as_of)
+        features, values = self.values(slots, keys, inputs, as_of)
+        variables = self._variables(values, as_of, documents)
         made = None if self.is_plain else rendered(self.template, variables, self._limit)
-        messages = self.template.render(variables) if made is None else made.messages
+        messages, conversation = self.template.placed(variables) if made is None else (made.messages, None)
         if not messages:
             raise RenderError(self.no_message)
         if made is None:
-            return Finished(messages, features, values)
+            return Finished(messages, features, values, conversation=conversation)
         return Finished(messages, features, values, *made[1:])
 
     def segments(
-        self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
+        self,
+        slots: Sequence[FeatureValue],
+        keys: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        as_of: datetime,
+        documents: Sequence[Sequence[FoundDocument]] = (),
     ) -> tuple[tuple[str, tuple[Segment, ...]], ...]:
         """As `finish`, but each message as the segments that it is made of; joined they are the same text."""
-        _, values = self._values(slots, keys, inputs, as_of)
-        return segments(self.template, self._variables(values, as_of), self._limit)
+        _, values = self.values(slots, keys, inputs, as_of)
+        return segments(self.template, self._variables(values, as_of, documents), self._limit)
+
+    def found_in(self, documents: Mapping[str, Sequence[ContextDocument]]) -> list[list[FoundDocument]]:
+        """The documents of a `PromptContext` of this plan, as `segments` takes them."""
+        return [[from_context(one) for one in documents.get(plan.name, ())] for plan in self.documents]
 
     @property
     def _limit(self) -> int | None:
         return None if self.budget is None else self.budget.max_tokens
 
-    def _values(
+    def values(
         self, slots: Sequence[FeatureValue], keys: Mapping[str, Any], inputs: Mapping[str, Any], as_of: datetime
     ) -> tuple[dict[str, FeatureValue], dict[str, Any]]:
+        """Each feature settled, and every value as the template has it, after policies.
+
+        Raises:
+            FeatureNotPresentError: a feature has no value and its policy is an error.
+        """
         plan = self.features
         settled = plan.found(slots, {**keys, **inputs}, as_of) if plan.computed else plan.settle(slots, as_of)
         features: dict[str, FeatureValue] = {}
@@ -135,39 +177,27 @@ class PromptPlan:
             features[name] = found
             if ref.printed:
                 value, status, _ = found
-                values[name] = value if status == "present" else self._stand_in(ref, found)
+                values[name] = value if status == "present" else stand_in(self.name, self.path, ref, found)
         values.update(inputs)
         values.update(keys)
         return features, values
 
-    def _variables(self, values: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
+    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the names that templates use: ``user.status`` is an item of ``user``."""
         variables = Names(values)
-        variables["as_of"] = as_of
         for ref in self.features.dotted:
             variables.setdefault(ref.role.name, {})[ref.feature] = variables.pop(ref.name)
         return variables
 
-    def _stand_in(self, ref: FeatureRef | ComputedRef, found: FeatureValue) -> Any:
-        policy = ref.policy
-        if found.status == "unavailable" and policy.on_unavailable == "error":
-            raise FeatureNotPresentError(
-                f"feature {ref.name!r} of prompt {self.name!r} is unavailable, and its policy is "
-                "on_unavailable: error; fill or reach the online store (llmfeatures materialize)",
-                feature=ref.name,
-                status=found.status,
-            )
-        if policy.default is not ABSENT:
-            # a list or json default is the caller's to change
-            return policy.default if ref.dtype.kind not in ("list", "json") else deepcopy(policy.default)
-        if policy.on_missing == "none":
-            return None
-        raise FeatureNotPresentError(
-            f"feature {ref.name!r} of prompt {self.name!r} is {found.status}; in the header of {self.path} under "
-            f"features, give {ref.name}: {{default: VALUE}} for a value to print instead, or {{on_missing: none}} "
-            "for a template that handles None itself",
-            feature=ref.name,
-            status=found.status,
-        )
+    def _variables(
+        self, values: Mapping[str, Any], as_of: datetime, documents: Sequence[Sequence[FoundDocument]]
+    ) -> dict[str, Any]:
+        variables = self.named(values)
+        variables["as_of"] = as_of
+        for place, plan in enumerate(self.documents):
+            found = documents[place] if documents else ()
+            variables[plan.name] = [in_template(self.name, self.path, plan, one) for one in found]
+        return variables
 
     def manifest(
         self,
@@ -178,9 +208,12 @@ class PromptPlan:
         library: str,
         clock: Any = None,
         problem: str | None = None,
+        retrievals: Mapping[str, Retrieval] | None = None,
+        timings: Mapping[str, float] | None = None,
+        documents: Sequence[Sequence[FoundDocument]] = (),
     ) -> Manifest:
         """Where each part of a prompt came from."""
-        degraded = False
+        degraded = bool(retrievals) and _is_degraded(retrievals, documents)
         for found in finished.features.values():
             if found.status == "unavailable":
                 degraded = True
@@ -197,8 +230,40 @@ class PromptPlan:
                 "sections": finished.sections,
                 "cache_breaks": finished.cache_breaks,
                 "prefix": finished.prefix,
+                "retrievals": retrievals or {},
+                "timings": timings or {},
+                "conversation": finished.conversation,
             }
         )
+
+    def retrievals(self, legs: Sequence[Leg], made: Sequence[Chosen]) -> dict[str, Retrieval]:
+        """What the manifest says of the documents of each name."""
+        return {
+            plan.name: made_retrieval(
+                {
+                    "retriever": plan.retriever.name,
+                    "tier": leg.tier,
+                    "status": "unavailable" if leg.documents is None else "skipped" if leg.skipped else "found",
+                    "found": one.found,
+                    "kept": len(one.documents),
+                    "doubles": one.doubles,
+                    "below_min_score": one.below,
+                    "cut": one.cut,
+                    "model": None if plan.retriever.embedder is None else plan.retriever.embedder.model,
+                    "problem": leg.problem,
+                    "metadata": plan.metadata,
+                    "features": plan.origins,
+                }
+            )
+            for plan, leg, one in zip(self.documents, legs, made, strict=True)
+        }
+
+
+def _is_degraded(retrievals: Mapping[str, Retrieval], documents: Sequence[Sequence[FoundDocument]]) -> bool:
+    if any(one.status == "unavailable" for one in retrievals.values()):
+        return True
+    brought = (features for named in documents for document in named for features in document.features.values())
+    return any(found.status == "unavailable" for features in brought for found in features.values())
 
 
 def _input(prompt: str, declared: Input, value: Any) -> Any:

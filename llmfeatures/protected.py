@@ -7,15 +7,20 @@ from pathlib import Path
 
 from llmfeatures.errors import RequestError
 from llmfeatures.files import named_files
-from llmfeatures.schema import FeatureView, ParquetSource
+from llmfeatures.registry import Registry
+from llmfeatures.schema import ParquetSource
 
 _WRITTEN_BY_HAND = (".py", ".toml", ".yaml", ".yml", ".j2", ".ipynb", ".md")
 
 
-def source_files(root: Path, views: Iterable[FeatureView]) -> dict[Path, str]:
-    """The Parquet files that views read, and what each is."""
+def source_files(root: Path, registry: Registry) -> dict[Path, str]:
+    """The files that views and retrievers read, and what each is."""
     found: dict[Path, str] = {}
-    for view in views:
+    for retriever in registry.retrievers:
+        if retriever.source is not None:
+            for one in named_files(retriever.source.path, root):
+                found[one.resolve()] = f"the source of retriever {retriever.name!r}"
+    for view in registry.views:
         if isinstance(view.batch, ParquetSource):
             for one in named_files(view.batch.path, root):
                 found[one.resolve()] = f"the source of view {view.name!r}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final, NamedTuple
 
 from llmfeatures.clock import back
-from llmfeatures.context import FeatureValue
-from llmfeatures.errors import OnDemandError
+from llmfeatures.context import FeatureOrigin, FeatureValue
+from llmfeatures.errors import FeatureNotPresentError, OnDemandError
 from llmfeatures.ondemand import OnDemandFeature
-from llmfeatures.prompts.file import Policy
+from llmfeatures.prompts.file import ABSENT, Policy
 from llmfeatures.registry import Found
 from llmfeatures.schema import Entity, FeatureView
 from llmfeatures.types import DType
@@ -170,3 +171,53 @@ def feature_ref(name: str, role: Role, found: Found, policy: Policy) -> FeatureR
         limit=min(limits, default=None),
         policy=policy,
     )
+
+
+def origin_of(ref: FeatureRef | ComputedRef) -> FeatureOrigin:
+    """Where a feature comes from, as a manifest says it."""
+    policy = "default" if ref.policy.default is not ABSENT else ref.policy.on_missing
+    return FeatureOrigin(
+        entity=ref.role.entity.name,
+        role=ref.role.name,
+        view=ref.view.name if isinstance(ref, FeatureRef) else "on demand",
+        dtype=str(ref.dtype),
+        policy=policy if ref.printed else "none",
+    )
+
+
+def stand_in(prompt: str, path: str, ref: FeatureRef | ComputedRef, found: FeatureValue, where: str = "") -> Any:
+    """What a prompt has in place of a feature that is not present, by its policy. ``where`` begins the error.
+
+    Raises:
+        FeatureNotPresentError: the policy is an error.
+    """
+    policy = ref.policy
+    name = ref.name if not where else f"{ref.role.name}.{ref.feature}"
+    if found.status == "unavailable" and policy.on_unavailable == "error":
+        raise FeatureNotPresentError(
+            f"{where}feature {name!r} of prompt {prompt!r} is unavailable, and its policy is "
+            "on_unavailable: error; fill or reach the online store (llmfeatures materialize)",
+            feature=name,
+            status=found.status,
+        )
+    if policy.default is not ABSENT:
+        # a list or json default is the caller's to change
+        return policy.default if ref.dtype.kind not in ("list", "json") else deepcopy(policy.default)
+    if policy.on_missing == "none":
+        return None
+    raise FeatureNotPresentError(
+        f"{where}feature {name!r} of prompt {prompt!r} is {found.status}; in the header of {path} under "
+        f"features, give {name}: {{default: VALUE}} for a value to print instead, or {{on_missing: none}} "
+        "for a template that handles None itself",
+        feature=name,
+        status=found.status,
+    )
+
+
+def value_of(prompt: str, path: str, ref: FeatureRef | ComputedRef, found: FeatureValue, where: str = "") -> Any:
+    """The value that a prompt has for a feature: what is present, or what its policy puts in its place.
+
+    Raises:
+        FeatureNotPresentError: the policy is an error.
+    """
+    return found.value if found.status == "present" else stand_in(prompt, path, ref, found, where)

@@ -18,6 +18,7 @@ import yaml
 
 from llmfeatures.errors import DefinitionError, LLMFeaturesError, UnknownNameError, did_you_mean
 from llmfeatures.ondemand import OnDemandFeature, source_of
+from llmfeatures.retriever import DOCUMENT_WORDS, Retriever
 from llmfeatures.schema import Definition, Entity, Feature, FeatureView
 
 
@@ -35,7 +36,8 @@ class FoundOnDemand(NamedTuple):
 
 
 class Registry(Definition):
-    """Entities, feature views and on-demand features. Entities are found through the others, and may be listed too.
+    """Entities, feature views, on-demand features and retrievers. Entities are found through the others, and may be
+    listed too.
 
     Raises:
         DefinitionError: two things have the same name or the same join keys, a join key has two dtypes, or a parameter
@@ -45,11 +47,17 @@ class Registry(Definition):
     entities: tuple[Entity, ...] = ()
     views: tuple[FeatureView, ...] = ()
     on_demand: tuple[OnDemandFeature, ...] = ()
+    retrievers: tuple[Retriever, ...] = ()
 
-    def __init__(self, items: Iterable[FeatureView | OnDemandFeature | Entity] = (), /, **fields: Any) -> None:
-        listed = [*items, *fields.pop("entities", ()), *fields.pop("views", ()), *fields.pop("on_demand", ())]
+    def __init__(
+        self, items: Iterable[FeatureView | OnDemandFeature | Retriever | Entity] = (), /, **fields: Any
+    ) -> None:
+        listed = [*items]
+        for kind in ("entities", "views", "on_demand", "retrievers"):
+            listed += fields.pop(kind, ())
         views: list[FeatureView] = []
         computed: list[OnDemandFeature] = []
+        retrievers: list[Retriever] = []
         entities: dict[str, Entity] = {}
         for item in listed:
             match item:
@@ -59,19 +67,26 @@ class Registry(Definition):
                 case OnDemandFeature():
                     computed.append(item)
                     _add_entity(entities, item.entity)
+                case Retriever():
+                    retrievers.append(item)
+                    if item.entity is not None:
+                        _add_entity(entities, item.entity)
                 case Entity():
                     _add_entity(entities, item)
                 case _:
                     raise DefinitionError(
-                        f"a registry lists FeatureView, OnDemandFeature and Entity objects, not {type(item).__name__}"
+                        "a registry lists FeatureView, OnDemandFeature, Retriever and Entity objects, not "
+                        f"{type(item).__name__}"
                     )
         super().__init__(
             entities=tuple(sorted(entities.values(), key=lambda one: one.name)),
             views=tuple(views),
             on_demand=tuple(computed),
+            retrievers=tuple(retrievers),
             **fields,
         )
         _check_views(self.views)
+        _check_retrievers(self)
         _check_on_demand(self)
         _check_join_keys(self.entities)
 
@@ -96,6 +111,21 @@ class Registry(Definition):
             if view.name == name:
                 return view
         raise UnknownNameError("view", name, (view.name for view in self.views))
+
+    def retriever(self, name: str) -> Retriever:
+        """The retriever of this name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        for retriever in self.retrievers:
+            if retriever.name == name:
+                return retriever
+        raise UnknownNameError("retriever", name, (one.name for one in self.retrievers))
+
+    def brought_by(self, retriever: Retriever) -> tuple[Entity, ...]:
+        """The entities whose features a document of this retriever brings, since it carries their join keys."""
+        return tuple(entity for entity in self.entities if retriever.brings(entity))
 
     def views_of(self, entity: Entity) -> tuple[FeatureView, ...]:
         """The views of an entity, in declared order."""
@@ -194,8 +224,8 @@ def _loaded(written: str, root: Path) -> Registry:
 
 
 def registry_from_yaml(text: str) -> Registry:
-    """A registry from YAML text with ``entities:``, ``views:`` and ``on_demand:``, lists with the same names and keys
-    as in Python; an on-demand feature's ``function`` is ``package.module:attr``.
+    """A registry from YAML text with ``entities:``, ``views:``, ``on_demand:`` and ``retrievers:``, lists with the same
+    names and keys as in Python; a ``function`` is ``package.module:attr``.
 
     Raises:
         DefinitionError: it is no YAML, or a definition in it is wrong.
@@ -205,34 +235,49 @@ def registry_from_yaml(text: str) -> Registry:
     except yaml.YAMLError as error:
         raise DefinitionError(f"the registry is no YAML: {error}") from None
     if not isinstance(data, dict):
-        raise DefinitionError("a registry in YAML has the keys entities, views and on_demand, each with a list")
+        raise DefinitionError(f"a registry in YAML has the keys {', '.join(_YAML_KEYS)}, each with a list")
     tables = cast("dict[str, Any]", data)
-    unknown = set(tables) - {"entities", "views", "on_demand"}
+    unknown = set(tables) - set(_YAML_KEYS)
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise DefinitionError(f"a registry in YAML has the keys entities, views and on_demand, not {names}")
+        raise DefinitionError(f"a registry in YAML has the keys {', '.join(_YAML_KEYS)}, not {names}")
     entities = {entity.name: entity for entity in (_make(Entity, one) for one in _listed(tables, "entities"))}
-    made: list[FeatureView | OnDemandFeature] = []
-    for kind, key in ((FeatureView, "views"), (OnDemandFeature, "on_demand")):
+    made: list[FeatureView | OnDemandFeature | Retriever] = []
+    for kind, key in ((FeatureView, "views"), (OnDemandFeature, "on_demand"), (Retriever, "retrievers")):
         for one in _listed(tables, key):
             options = dict(_mapping(kind, one))
             name = options.get("entity")
-            if not isinstance(name, str) or name not in entities:
-                raise UnknownNameError("entity", str(name), entities)
-            options["entity"] = entities[name]
-            if kind is OnDemandFeature and "function" in options:
-                options["function"] = _function(str(options.get("name", "")), options["function"])
+            if kind is not Retriever or name is not None:
+                if not isinstance(name, str) or name not in entities:
+                    raise UnknownNameError("entity", str(name), entities)
+                options["entity"] = entities[name]
+            if kind is not FeatureView:
+                _load_functions(key.removesuffix("s").replace("_", "-"), options)
             made.append(_make(kind, options))
     return Registry([*entities.values(), *made])
 
 
-def _function(name: str, written: Any) -> Any:
+_YAML_KEYS = ("entities", "views", "on_demand", "retrievers")
+
+
+def _load_functions(kind: str, options: dict[str, Any]) -> None:
+    """Put functions where they are written, also in an embedder."""
+    label = f"{'on-demand feature' if kind == 'on-demand' else kind} {options.get('name', '')!r}"
+    if options.get("function") is not None:
+        options["function"] = _function(label, options["function"])
+    embedder = options.get("embedder")
+    if isinstance(embedder, Mapping) and "function" in embedder:
+        given = cast("Mapping[str, Any]", embedder)
+        options["embedder"] = {**given, "function": _function(f"embedder of {label}", given["function"])}
+
+
+def _function(label: str, written: Any) -> Any:
     module, colon, attribute = written.partition(":") if isinstance(written, str) else ("", "", "")
     if not (module and colon and attribute):
-        raise DefinitionError(f"function of on-demand feature {name!r} is written package.module:attr")
+        raise DefinitionError(f"function of {label} is written package.module:attr")
     loaded = _guarded(lambda: importlib.import_module(module), written)
     if not hasattr(loaded, attribute):
-        raise DefinitionError(f"on-demand feature {name!r}: module {module!r} has no {attribute!r}")
+        raise DefinitionError(f"{label}: module {module!r} has no {attribute!r}")
     return getattr(loaded, attribute)
 
 
@@ -280,6 +325,20 @@ def _check_views(views: tuple[FeatureView, ...]) -> None:
                 raise DefinitionError(
                     f"feature {feature.name!r} of entity {view.entity.name!r} is in two views, {other!r} and "
                     f"{view.name!r}; rename one"
+                )
+
+
+def _check_retrievers(registry: Registry) -> None:
+    names: set[str] = {view.name for view in registry.views}
+    for one in registry.retrievers:
+        if one.name in names:
+            raise DefinitionError(f"retriever {one.name!r} has the name of a view or of another retriever; rename one")
+        names.add(one.name)
+        for entity in registry.brought_by(one):
+            if entity.name in DOCUMENT_WORDS:
+                raise DefinitionError(
+                    f"retriever {one.name!r} has documents that bring entity {entity.name!r}, and a document has a "
+                    f".{entity.name} of its own; rename the entity, or the metadata that holds its join keys"
                 )
 
 

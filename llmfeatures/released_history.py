@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from llmfeatures.errors import RequestError, SpineError
+from llmfeatures.historical_documents import Retrievers
 from llmfeatures.history import History
 from llmfeatures.history_rows import HistoryRows, HistorySummary
 from llmfeatures.ports import ClockName, Exporter, FoundColumns, Joined, Lookup, OfflineStore
@@ -51,10 +52,21 @@ class ReleasedHistory(History):
         clock: ClockName,
         exporters: Mapping[str, Exporter],
         protected: Mapping[Path, str] | None = None,
+        retrievers: Retrievers | None = None,
+        live_documents: bool = False,
     ) -> None:
         plans = [one.plan for one in reigns if one.plan is not None]
         newest = plans[-1]
-        super().__init__(newest, spine, offline=offline, clock=clock, exporters=exporters, protected=protected)
+        super().__init__(
+            newest,
+            spine,
+            offline=offline,
+            clock=clock,
+            exporters=exporters,
+            protected=protected,
+            retrievers=retrievers,
+            live_documents=live_documents,
+        )
         self._reigns, self._before = reigns, before
         self._plans: list[PromptPlan] = []
         for plan in plans:
@@ -87,7 +99,7 @@ class ReleasedHistory(History):
         self._schema = self._started[0].schema
 
     def _batches(self, joins: Iterator[Joined], lookups: Sequence[Lookup]) -> Iterator[pa.RecordBatch]:
-        rows = [HistoryRows(one, self.clock, self.summary) for one in self._plans]
+        rows = [HistoryRows(one, self.clock, self.summary, self._documents(one)) for one in self._plans]
         places = [[lookups.index(lookup) for lookup in one.features.lookups] for one in self._plans]
         schema: pa.Schema | None = None
         number = 0
@@ -138,8 +150,16 @@ class ReleasedHistory(History):
 
 
 def _same(one: PromptPlan, other: PromptPlan) -> bool:
-    """Whether two plans give the same rows: a version says nothing of where values come from."""
-    return one.version == other.version and one.features.lookups == other.features.lookups
+    """Whether two plans give the same rows: a version says nothing of where values and documents come from."""
+    return (
+        one.version == other.version
+        and one.features.lookups == other.features.lookups
+        and _origins(one) == _origins(other)
+    )
+
+
+def _origins(plan: PromptPlan) -> list[Any]:
+    return [(one.retriever, [brought.features.lookups for brought in one.brought]) for one in plan.documents]
 
 
 def _first_error(errors: pa.Array[Any], number: int) -> str | None:

@@ -85,6 +85,11 @@ def sampled_spine(
     bound = _inputs(plan, inputs or {})
     given = {name: value for name, value in bound.items() if name in (inputs or {})}
     views = registry.views_of(role.entity)
+    if not views:
+        raise RequestError(
+            f"entity {role.entity.name!r} has no view, so history does not say who there is; give a spine with the "
+            f"columns {', '.join(plan.features.parameters)} and {EVENT_TIMESTAMP}"
+        )
     moments = _moments(_span("every", every), _span("since", since), until)
     condition = None if where is None else _Condition.of(where, role, registry, plan, bound)
     listed = _listed(offline, views, role, from_microseconds(moments[-1]), seed, users if where is None else None)

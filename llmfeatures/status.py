@@ -12,6 +12,7 @@ from llmfeatures.clock import duration_text, iso
 from llmfeatures.errors import LLMFeaturesError, StoreError
 from llmfeatures.ports import (
     UNFINISHED,
+    DocumentIndex,
     FailureRecord,
     Meta,
     OnlineStore,
@@ -24,13 +25,19 @@ from llmfeatures.ports import (
     ViewUsage,
 )
 from llmfeatures.registry import schema_hash
+from llmfeatures.retriever import Retriever
+from llmfeatures.retriever_status import (
+    FAILURES,
+    SAMPLES,
+    RetrieverStatus,
+    read_retrievers,
+    retriever_json,
+    warnings_of,
+)
 from llmfeatures.schedule import late
 from llmfeatures.schema import FeatureView, PushSource
 
 T = TypeVar("T")
-
-_FAILURES = 5
-"""Failures of a view that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +102,20 @@ class Status:
     store: StoreStatus
     views: tuple[ViewStatus, ...]
     warnings: tuple[str, ...]
+    retrievers: tuple[RetrieverStatus, ...] = ()
 
     @property
     def late(self) -> tuple[str, ...]:
-        """The names of the views that are late."""
-        return tuple(view.view for view in self.views if view.late)
+        """The names of the views and retrievers that are late."""
+        late = [view.view for view in self.views if view.late]
+        return (*late, *(one.retriever for one in self.retrievers if one.late))
 
     @property
     def well(self) -> bool:
-        """Whether the store was reached, every view's features can be read, and no view is late."""
-        return self.store.reachable and not self.late and all(view.available for view in self.views)
+        """Whether the store was reached, every view's features can be read, every retriever's documents can be found,
+        and nothing is late."""
+        views = self.store.reachable and all(view.available for view in self.views)
+        return views and not self.late and all(one.well for one in self.retrievers)
 
 
 class Place(NamedTuple):
@@ -136,10 +147,13 @@ def read_status(
     now: datetime,
     fixed_clock: bool = False,
     seconds: float = 2.0,
+    retrievers: Sequence[Retriever] = (),
+    indexes: Callable[[Retriever], DocumentIndex] | None = None,
 ) -> Status:
     """Look at everything, and say what could not be looked at. ``seconds`` bound the counting of online keys.
 
-    ``online`` and ``pushes`` open the store and the push log: that they cannot be opened is a status too.
+    ``online``, ``pushes`` and ``indexes`` open the store, the push log and the indexes of retrievers: that they cannot
+    be opened is a status too.
     """
     warnings: list[str] = []
     meta, usage, problem = _look(online, views, seconds, warnings)
@@ -169,8 +183,21 @@ def read_status(
     )
     if fixed_clock:
         warnings.append(f"the project's clock is fixed at {iso(now)}: lags are measured against it")
-    warnings += [*_about_memory(usage), *_about_absent(found), *_about_views(found)]
-    return Status(project=project, now=now, fixed_clock=fixed_clock, store=store, views=found, warnings=tuple(warnings))
+    indexed = (
+        read_retrievers(retrievers, indexes=indexes, runs=runs, failures=failures, now=now)
+        if indexes is not None
+        else ()
+    )
+    warnings += [*_about_memory(usage), *_about_absent(found), *_about_views(found), *warnings_of(indexed)]
+    return Status(
+        project=project,
+        now=now,
+        fixed_clock=fixed_clock,
+        store=store,
+        views=found,
+        warnings=tuple(warnings),
+        retrievers=indexed,
+    )
 
 
 def _look(
@@ -239,7 +266,7 @@ def _view(
         keys=counted.keys,
         bytes=counted.bytes,
         pushes=pushes,
-        failures=tuple(newest[::-1][:_FAILURES]),
+        failures=tuple(newest[::-1][:FAILURES]),
     )
 
 
@@ -322,6 +349,7 @@ def status_json(status: Status) -> dict[str, Any]:
             "exact": None if usage is None else usage.exact,
         },
         "views": [_view_json(view) for view in status.views],
+        "retrievers": [retriever_json(one) for one in status.retrievers],
         "warnings": list(status.warnings),
     }
 
@@ -413,6 +441,11 @@ def status_samples(status: Status) -> Iterator[Sample]:
             value = number(view)
             if value is not None:
                 yield Sample(f"llmfeatures_view_{name}", meaning, {"view": view.view}, float(value))
+    for name, meaning, count in SAMPLES:
+        for one in status.retrievers:
+            value = count(one)
+            if value is not None:
+                yield Sample(f"llmfeatures_retriever_{name}", meaning, {"retriever": one.retriever}, float(value))
 
 
 def _of_run(number: Callable[[RunRecord], float]) -> Callable[[ViewStatus], float | None]:
@@ -452,6 +485,6 @@ _VIEW_SAMPLES: tuple[tuple[str, str, Callable[[ViewStatus], float | None]], ...]
 )
 
 
-def cadence_text(view: ViewStatus) -> str:
-    """A view's cadence as it is written in a registry; ``-`` for none."""
+def cadence_text(view: ViewStatus | RetrieverStatus) -> str:
+    """A cadence as it is written in a registry; ``-`` for none."""
     return "-" if view.cadence is None else duration_text(view.cadence)

@@ -24,7 +24,6 @@ _HEAD = """\
 # fmt: off
 """
 _ALIASES = """\
-_R = TypeVar("_R")
 _Moment = _datetime.datetime | str | None
 _Clock = Literal["known", "event"]
 _Timeout = float | _datetime.timedelta | str | None
@@ -248,8 +247,7 @@ def _protocol(
     for plan in plans:
         given = [f"rows: Sequence[{rows[plan.name]}]", "/", "*"]
         lines.append(overload + _method(define, "build_contexts", plan, given, "list[PromptContext]"))
-    decorator = "Callable[[Callable[..., _R]], Callable[..., _R]]"
-    lines.append(f"    def inject(self, prompt: PromptName, /) -> {decorator}: ...\n")
+    lines.append("    def inject(self, prompt: PromptName, /) -> Inject: ...\n")
     lines.append("    async def aclose(self) -> None: ...\n" if awaited else "    def close(self) -> None: ...\n")
     return "".join(lines)
 
@@ -272,16 +270,17 @@ def _docstring(text: str) -> str:
 
 def _imports(body: str, *, module: bool) -> str:
     """The imports that the body needs, and no other."""
-    typing = ("Any", "Literal", "NotRequired", "Protocol", "TypedDict", "TypeVar", "overload")
+    typing = ("Any", "Literal", "NotRequired", "Protocol", "TypedDict", "overload")
     code = re.sub(r'"""(?:[^"\\]|\\.)*"""', "", body)  # a description may hold any word
     used = [one for one in typing if re.search(rf"(?<![\w\"]){one}\b(?!\")", code)]
     lines = [
         "import datetime as _datetime",
         *(["import decimal as _decimal"] if "_decimal." in body else []),
-        "from collections.abc import Callable, Sequence",
+        f"from collections.abc import {'Callable, ' if module else ''}Sequence",
         *(["from pathlib import Path"] if module else []),
         f"from typing import {', '.join(used)}",
         "",
         f"from llmfeatures import {'AsyncContextBuilder, ContextBuilder, ' if module else ''}PromptContext",
+        "from llmfeatures.inject import Inject",
     ]
     return "".join(f"{one}\n" for one in lines)

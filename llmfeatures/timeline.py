@@ -11,27 +11,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, overload
+from datetime import datetime
+from typing import Any, Literal, overload
 
 import pyarrow as pa
-from pyarrow import compute
 
 from llmfeatures import columns
-from llmfeatures.clock import from_microseconds, iso, microseconds
+from llmfeatures.change_moments import change_moments, check_timeless
+from llmfeatures.clock import from_microseconds, iso
 from llmfeatures.context import FeatureValue, Message
-from llmfeatures.errors import PromptError, RequestError
+from llmfeatures.errors import RequestError
+from llmfeatures.historical_documents import HistoricalDocuments, Retrievers, documents_of
 from llmfeatures.history_rows import HistoryRows, HistorySummary
-from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, DatedSources, OfflineStore
+from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, OfflineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.types import json_value
 from llmfeatures.worddiff import DiffLine, diff_lines
-
-_pc: Any = compute
-MAX_MOMENTS: Final = 1_000_000
-"""The most moments that a timeline looks at."""
-_LONGEST: Final = 2**60  # microseconds: an age that no two moments have
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +39,26 @@ class FeatureChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentChange:
+    """A document that is there, and was not in the entry before, that is gone, or of which there is another version."""
+
+    id: str
+    what: Literal["came", "went", "changed"]
+
+    @property
+    def said(self) -> str:
+        """What became of it, in words after its id."""
+        return {"came": "is there", "went": "is gone", "changed": "has another version"}[self.what]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEntry:
     """A prompt as it was from ``at`` on, UTC, until just before ``end`` (None: still at the timeline's end).
 
     ``messages`` and ``prompt_id`` are None where there was no prompt, and ``error`` says why. ``features`` are as read
-    at ``at``; ``changed`` are those that are not as in the entry before. The first entry of a timeline, which stands
-    for all before it, has no ``before`` and nothing ``changed``.
+    at ``at``; ``changed`` are those that are not as in the entry before. ``documents`` are the id, version, score and
+    tier of each in the prompt, in its order, and ``documents_changed`` what became of them. The first entry of a
+    timeline, which stands for all before it, has no ``before`` and nothing that changed.
     """
 
     at: datetime
@@ -59,6 +68,8 @@ class TimelineEntry:
     error: str | None
     features: Mapping[str, FeatureValue]
     changed: tuple[FeatureChange, ...] = ()
+    documents: tuple[Mapping[str, Any], ...] = ()
+    documents_changed: tuple[DocumentChange, ...] = ()
     before: str | None = None
     """The text of the entry before."""
 
@@ -87,6 +98,8 @@ class TimelineEntry:
                 {"feature": one.name, "before": _feature_json(one.before), "after": _feature_json(one.after)}
                 for one in self.changed
             ],
+            "documents": [dict(one) for one in self.documents],
+            "documents_changed": [{"id": one.id, "what": one.what} for one in self.documents_changed],
             "diff": [
                 {"sign": line.sign, "parts": [{"text": part.text, "changed": part.changed} for part in line.parts]}
                 for line in self.diff()
@@ -151,6 +164,7 @@ def timeline(
     since: datetime,
     until: datetime,
     clock: ClockName = "known",
+    retrievers: Retrievers | None = None,
 ) -> Timeline:
     """The timeline of a prompt.
 
@@ -161,24 +175,24 @@ def timeline(
         since: its begin, an aware moment.
         until: its end, an aware moment that is not before it.
         clock: which rows count: ``known`` (true and arrived) or ``event`` (true).
+        retrievers: opens those of a prompt with documents.
 
     Raises:
-        RequestError: a name or moment is wrong, the store cannot tell when rows changed, or there are more than
-            `MAX_MOMENTS` moments.
+        RequestError: a name or moment is wrong, a store cannot tell when rows or documents changed, or there are more
+            than `MAX_MOMENTS` moments.
         PromptError: the prompt reads ``as_of``, so that it is another one at every moment.
         SourceError: a source is not what the registry says.
+        RetrieverError: a retriever did not do what was asked.
     """
     keys, inputs = plan.bind(given)
     check_timeless(plan)
+    documents = documents_of(plan, offline, retrievers, clock)
     if since > until:
         raise RequestError(f"since ({iso(since)}) is after until ({iso(until)}); give an earlier one")
-    moments = _moments(offline, plan, keys, since, until, clock)
-    if len(moments) > MAX_MOMENTS:
-        raise RequestError(
-            f"the prompt may have changed at {len(moments):,} moments, more than the {MAX_MOMENTS:,} that a timeline "
-            "looks at; choose a later since"
-        )
-    entries = list(_entries(offline, plan, keys, inputs, moments, clock))
+    moments = change_moments(
+        offline, plan, keys, inputs, since=since, until=until, clock=clock, documents=documents, retrievers=retrievers
+    )
+    entries = list(_entries(offline, plan, keys, inputs, moments, clock, documents))
     return Timeline(
         prompt=plan.name,
         version=plan.version,
@@ -191,74 +205,6 @@ def timeline(
     )
 
 
-def check_timeless(plan: PromptPlan) -> None:
-    """Refuse a prompt that is another one at every moment.
-
-    Raises:
-        PromptError: it reads ``as_of``, itself or by an on-demand feature; with the place.
-    """
-    why = "and a prompt that reads as_of is another one at every moment, so it has no timeline"
-    if "as_of" in plan.template.names:
-        path, line, column = plan.template.positions.get("as_of", (plan.path, None, None))
-        raise PromptError(f"the template reads as_of here, {why}", path=path, line=line, column=column)
-    for one in plan.features.computed:
-        if any(argument.source == "as_of" for argument in one.arguments):
-            path, line, column = plan.template.positions.get(one.name, (plan.path, None, None))
-            raise PromptError(
-                f"on-demand feature {one.name!r}, read here, takes as_of, {why}", path=path, line=line, column=column
-            )
-
-
-# -- when it may change ----------------------------------------------------------------------------------------------
-
-
-def _moments(
-    offline: OfflineStore, plan: PromptPlan, keys: Mapping[str, Any], since: datetime, until: datetime, clock: ClockName
-) -> pa.Array[Any]:
-    """``since``, and each later moment by ``until`` at which something that the prompt reads may become another thing,
-    in order: rows that come to win, and ages that pass their limit. (Documents will add when theirs begin and end.)"""
-    if not isinstance(offline, DatedSources):
-        raise RequestError("this offline store cannot tell when rows changed, so there is no timeline of it")
-    first, last = microseconds(since), microseconds(until)
-    pieces: list[Any] = [pa.array([first], pa.int64())]
-    for lookup, limits in zip(plan.features.lookups, _limits(plan), strict=True):
-        key = [keys[lookup.keys[name]] for name in lookup.view.entity.join_keys]
-        if None in key:
-            continue  # nobody: always missing
-        found = offline.changes(lookup.view, key, until=until, clock=clock)
-        pieces.append(_within(found.column("at").view(pa.int64()), first, last))
-        event = _pc.unique(found.column("event").view(pa.int64()))
-        for limit in limits:
-            # an age that is equal to its limit still counts
-            late = _pc.add(event, pa.scalar(min(limit // _MICROSECOND, _LONGEST) + 1, pa.int64()))
-            pieces.append(_within(late, first, last))
-    moments = _pc.unique(pa.concat_arrays(pieces))
-    return moments.take(_pc.sort_indices(moments)).view(columns.TIMESTAMP)
-
-
-def _limits(plan: PromptPlan) -> list[set[timedelta]]:
-    """Per lookup the limits of age that apply to its rows."""
-    features = plan.features
-    limits: list[set[timedelta]] = [set() for _ in features.lookups]
-    for ref, (lookup, _) in zip(features.refs, features.lookup_of, strict=True):
-        if ref.limit is not None:
-            limits[lookup].add(ref.limit)
-    for one in features.computed:
-        if one.limit is not None:
-            for argument in one.arguments:
-                if isinstance(argument.source, int):
-                    limits[features.lookup_of[argument.source][0]].add(one.limit)
-    return limits
-
-
-def _within(moments: Any, first: int, last: int) -> Any:
-    later = _pc.greater(moments, pa.scalar(first, pa.int64()))
-    return moments.filter(_pc.and_(later, _pc.less_equal(moments, pa.scalar(last, pa.int64()))))
-
-
-# -- what it was then ------------------------------------------------------------------------------------------------
-
-
 def _entries(
     offline: OfflineStore,
     plan: PromptPlan,
@@ -266,6 +212,7 @@ def _entries(
     inputs: Mapping[str, Any],
     moments: pa.Array[Any],
     clock: ClockName,
+    documents: HistoricalDocuments | None,
 ) -> Iterator[TimelineEntry]:
     """The entries in the order of time."""
     first = pa.array([0] * len(moments), pa.int64())
@@ -276,7 +223,7 @@ def _entries(
     joins = offline.join(spine, plan.features.lookups, clock=clock)
     found: list[TimelineEntry] = []
     counted = HistorySummary(statuses={ref.name: Counter() for ref in plan.features.outputs})
-    for batch in HistoryRows(plan, clock, counted).batches(joins):
+    for batch in HistoryRows(plan, clock, counted, documents).batches(joins):
         found.extend(_changes(plan, batch, found[-1] if found else None))
     for entry, after in zip(found, [*found[1:], None], strict=True):
         yield entry if after is None else _ended(entry, after.at)
@@ -300,7 +247,7 @@ def _changes(plan: PromptPlan, batch: pa.RecordBatch, latest: TimelineEntry | No
     if not rows:
         return
     taken = batch.take(pa.array(rows, pa.int64()))
-    features = _features(plan, taken)
+    features, documents = _features(plan, taken), taken.column("documents").to_pylist()
     moments = taken.column("as_of").view(pa.int64()).to_pylist()
     for place, (at, messages) in enumerate(zip(moments, taken.column("messages").to_pylist(), strict=True)):
         identity, error = identities[rows[place]]
@@ -312,6 +259,8 @@ def _changes(plan: PromptPlan, batch: pa.RecordBatch, latest: TimelineEntry | No
             error=error,
             features=features[place],
             changed=() if latest is None else tuple(_changed(latest.features, features[place])),
+            documents=tuple(documents[place]),
+            documents_changed=() if latest is None else tuple(_replaced(latest.documents, documents[place])),
             before=None if latest is None else latest.text,
         )
         yield entry
@@ -339,6 +288,19 @@ def _changed(before: Mapping[str, FeatureValue], after: Mapping[str, FeatureValu
         then = before[name]
         if (then.status, then.value) != (now.status, now.value):
             yield FeatureChange(name=name, before=then, after=now)
+
+
+def _replaced(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Iterator[DocumentChange]:
+    then, now = ({(one["id"], one["version"]): one["id"] for one in documents} for documents in (before, after))
+    came = [one for one in now.values() if one not in then.values()]
+    went = [one for one in then.values() if one not in now.values()]
+    kept = {one for version, one in now.items() if version not in then} - {*came}
+    for one in dict.fromkeys(came):
+        yield DocumentChange(id=one, what="came")
+    for one in dict.fromkeys(went):
+        yield DocumentChange(id=one, what="went")
+    for one in sorted(kept):
+        yield DocumentChange(id=one, what="changed")
 
 
 def _feature_json(found: FeatureValue) -> dict[str, Any]:

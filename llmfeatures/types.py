@@ -279,6 +279,14 @@ def json_text(value: Any) -> str:
     return json.dumps(json_value(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_ENCODED = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def plain_json_text(value: Any) -> str:
+    """As `json_text`, of what `json_value` gave or was read from such a text: several times as fast."""
+    return _ENCODED(value)
+
+
 def json_value(value: Any) -> Any:
     """The plain JSON value (dict, list, str, int, float, bool, None) of anything that a json feature may hold.
 
@@ -338,7 +346,8 @@ def _exactly(value: Any, kind: type) -> Any:
 
 
 def _refuse(dtype: DType, value: Any) -> InvalidValueError:
-    return InvalidValueError(f"a {type(value).__name__} is no {dtype}")
+    kind = type(value).__name__
+    return InvalidValueError(f"{'an' if kind[:1] in 'aeio' else 'a'} {kind} is no {dtype}")
 
 
 def _str(dtype: DType, value: Any) -> str:
@@ -357,6 +366,9 @@ def _enum(dtype: DType, value: Any) -> str:
 
 def _int(dtype: DType, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
+        # JSON's integers that are too large are read as floats
+        if isinstance(value, float) and math.isfinite(value) and not INT64_MIN <= value <= INT64_MAX:
+            raise InvalidValueError("a number outside int64")
         raise _refuse(dtype, value)
     if not INT64_MIN <= value <= INT64_MAX:
         raise InvalidValueError("an int outside int64")

@@ -53,6 +53,9 @@ class Usual:
             "sections": (),
             "cache_breaks": (),
             "prefix": None,
+            "retrievals": {},
+            "timings": {},
+            "conversation": None,
         }
 
     def read(self, given: Mapping[str, Any]) -> Read | None:
@@ -136,11 +139,12 @@ class Usual:
         variables[parameter] = key = given[parameter]
         rendered = dict(variables)
         variables["as_of"] = as_of
-        messages = plan.template.render(variables)
+        messages, conversation = plan.template.placed(variables)
         if not messages:
             raise RenderError(plan.no_message)
         manifest = self._manifest.copy()
         manifest["keys"] = {parameter: key}
+        manifest["conversation"] = conversation
         return made_context(
             {
                 "request_id": request_id(),
@@ -187,7 +191,7 @@ def usual_of(plan: PromptPlan) -> Usual | None:
     features = plan.features
     if features.types is None or features.computed or features.dotted or not all(ref.printed for ref in features.refs):
         return None
-    if not plan.is_plain:
+    if not plan.is_plain or plan.documents:
         return None
     (role,) = features.roles
     if [dtype.kind for dtype in role.entity.join_keys.values()] != ["str"]:

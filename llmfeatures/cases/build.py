@@ -6,11 +6,12 @@ from collections.abc import Container, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from llmfeatures.builder import given_context
+from llmfeatures.cases.documents import beside, check_names
 from llmfeatures.cases.file import Case
 from llmfeatures.cases.nodes import Given, Written, canonical
 from llmfeatures.clock import back
 from llmfeatures.context import FeatureValue, PromptContext
+from llmfeatures.contexts import given_context
 from llmfeatures.errors import InvalidValueError, PromptError, did_you_mean
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.refs import UNAVAILABLE, ComputedRef, FeatureRef
@@ -40,10 +41,12 @@ def build_case(plan: PromptPlan, case: Case) -> PromptContext:
     """
     reading = _Reading(plan, case)
     given, slots = reading.given(), reading.slots()
-    if reading.problems:
-        raise WrongCaseError(sorted(reading.problems, key=lambda one: (one.line or 0, one.column or 0)))
+    check_names(plan, case.documents, reading.wrong)
+    reading.refuse()
     call = plan.bind(given)
-    return given_context(plan, call, _computed(plan, case, slots, {**call[0], **call[1]}), case.as_of)
+    documents = beside(plan, case.documents, call[1], case.as_of, reading.wrong)
+    reading.refuse()
+    return given_context(plan, call, _computed(plan, case, slots, {**call[0], **call[1]}), case.as_of, documents)
 
 
 class _Reading:
@@ -52,6 +55,11 @@ class _Reading:
     def __init__(self, plan: PromptPlan, case: Case) -> None:
         self.plan, self.case = plan, case
         self.problems: list[PromptError] = []
+
+    def refuse(self) -> None:
+        """Raise what is wrong so far."""
+        if self.problems:
+            raise WrongCaseError(sorted(self.problems, key=lambda one: (one.line or 0, one.column or 0)))
 
     def given(self) -> dict[str, Any]:
         """Join keys, with placeholders for those that are not given, and inputs."""
@@ -63,7 +71,7 @@ class _Reading:
                 if name in known:
                     given[name] = self._value(name, known[name], one)
                 else:
-                    self._wrong(f"the prompt has no {kind} {name!r}{did_you_mean(name, known)}", one)
+                    self.wrong(f"the prompt has no {kind} {name!r}{did_you_mean(name, known)}", one)
         return given
 
     def slots(self) -> dict[int, FeatureValue]:
@@ -82,14 +90,14 @@ class _Reading:
                 found[place] = _without_value(status, outputs[place], case)
         for name, (_, at) in case.ages.items():
             if name not in case.features:
-                self._wrong(f"{name} has an age and no value; give its value under features", at)
+                self.wrong(f"{name} has an age and no value; give its value under features", at)
         return found
 
     def _value(self, name: str, dtype: DType, given: Given) -> Any:
         try:
             return canonical(name, dtype, given)
         except InvalidValueError as error:
-            self._wrong(str(error), given)
+            self.wrong(str(error), given)
             return None
 
     def _place(self, name: str, at: Given | Written, found: Container[int]) -> int | None:
@@ -103,19 +111,20 @@ class _Reading:
         )
         place = next((places[0] for places in ways if len(places) == 1), None)
         if place is not None and place in found:
-            self._wrong(f"{name} is given twice, under two names", at)
+            self.wrong(f"{name} is given twice, under two names", at)
         elif place is None and ways[2]:
             written = " or ".join(f"{outputs[one].role.name}.{name}" for one in ways[2])
-            self._wrong(f"{name!r} belongs to several entities of this prompt; write {written}", at)
+            self.wrong(f"{name!r} belongs to several entities of this prompt; write {written}", at)
         elif place is None and name in self.plan.parameters:
             section = "inputs" if name in self.plan.inputs else "keys"
-            self._wrong(f"{name!r} is no feature of the prompt: give it under {section}", at)
+            self.wrong(f"{name!r} is no feature of the prompt: give it under {section}", at)
         elif place is None:
             known = [ref.name for ref in outputs]
-            self._wrong(f"the prompt reads no feature {name!r}{did_you_mean(name, known)}", at)
+            self.wrong(f"the prompt reads no feature {name!r}{did_you_mean(name, known)}", at)
         return place
 
-    def _wrong(self, message: str, at: Given | Written) -> None:
+    def wrong(self, message: str, at: Given | Written) -> None:
+        """Note what is wrong."""
         self.problems.append(PromptError(message, path=self.case.path, line=at.line, column=at.column))
 
 

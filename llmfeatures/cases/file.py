@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import yaml
 
+from llmfeatures.cases.documents import GivenDocuments, read_documents
 from llmfeatures.cases.nodes import Given, Reader, Written
 from llmfeatures.clock import as_utc, parse_duration
 from llmfeatures.context import Status
@@ -18,7 +19,7 @@ from llmfeatures.errors import ConfigError, InvalidValueError, PromptError, did_
 from llmfeatures.prompts.runtime import ROLES
 
 SUFFIX: Final = ".cases.yaml"
-KEYS: Final = ("id", "description", "features", "statuses", "ages", "inputs", "keys", "as_of", "expect")
+KEYS: Final = ("id", "description", "features", "statuses", "ages", "inputs", "keys", "documents", "as_of", "expect")
 TEXTS: Final = ("contains", "not_contains", "matches")
 EXPECTED: Final = (*TEXTS, "messages", "sections", "max_tokens", "snapshot", "error")
 OUTCOMES: Final = ("kept", "cut", "dropped")
@@ -69,7 +70,8 @@ class Case:
     """A case of a prompt. Values are as YAML reads them: they are checked when it is run.
 
     A feature that is not given is ``missing``; ``statuses`` gives it another status, and ``ages`` says how old a given
-    value is at ``as_of`` (UTC); else it is new.
+    value is at ``as_of`` (UTC); else it is new. ``documents`` are what retrievers answer; none where they are not
+    given.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Case:
     ages: Mapping[str, tuple[timedelta, Written]] = field(default_factory=dict[str, tuple[timedelta, Written]])
     inputs: Mapping[str, Given] = field(default_factory=dict[str, Given])
     keys: Mapping[str, Given] = field(default_factory=dict[str, Given])
+    documents: Mapping[str, GivenDocuments] = field(default_factory=dict[str, GivenDocuments])
     as_of: datetime = AS_OF
     expect: Expect = field(default_factory=Expect)
 
@@ -144,8 +147,6 @@ def _case(reader: Reader, node: yaml.Node) -> Case:
     if not isinstance(node, yaml.MappingNode):
         raise reader.error("a case is a mapping that begins with its id, like - id: heavy_viewer", node)
     given = reader.mapping(node)
-    if "documents" in given:
-        raise reader.error("documents are not available yet, in a case as in a prompt", given["documents"][0])
     reader.known(given, KEYS)
     if "id" not in given:
         raise reader.error("a case needs an id, like - id: heavy_viewer", node)
@@ -170,6 +171,7 @@ def _case(reader: Reader, node: yaml.Node) -> Case:
         description=reader.text(given["description"][1], "description").text if "description" in given else "",
         statuses=statuses,
         ages={name: _age(reader, name, one) for name, (_, one) in parts.get("ages", {}).items()},
+        documents=read_documents(reader, given["documents"][1]) if "documents" in given else {},
         as_of=_moment(reader, given["as_of"][1]) if "as_of" in given else AS_OF,
         expect=_expect(reader, parts.get("expect", {})),
         **values,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from jinja2 import nodes
 
 from llmfeatures.checker import kinds
+from llmfeatures.checker.documents import attribute_of_document, known_attributes
 from llmfeatures.checker.filters import GROUP, Arg, full, item_of
 from llmfeatures.checker.kinds import (
     ANY,
@@ -97,12 +98,6 @@ ATTRIBUTES: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """What `sandbox` lets a template read of each kind: kinds of plain attributes, and methods."""
 
-DOCUMENT: Final[Mapping[str, Value]] = {
-    "text": of(STR),
-    "id": of(STR),
-    "score": of(FLOAT),
-    "metadata": of(Kind("json")),
-}
 _CLOCK: Final = frozenset({"now", "utcnow", "today", "fromtimestamp", "astimezone"})
 LOOP: Final[Mapping[str, Kind]] = {
     "index": INT._replace(truth=True),
@@ -132,7 +127,11 @@ def attribute_of(
     found: list[Value] = []
     missing: list[Kind] = []
     for kind in value.kinds:
-        one = _of_kind(kind, value, name)
+        if kind.name in ("document", "brought"):
+            one = attribute_of_document(run.names, run.source, node, kind, name)
+            one = one if one is None else derived(one.kinds, one, value)._replace(dynamic=True)
+        else:
+            one = _of_kind(kind, value, name)
         if one is None:
             missing.append(kind)
         else:
@@ -148,15 +147,12 @@ def attribute_of(
     return run.refined(made)
 
 
-def _of_kind(kind: Kind, value: Value, name: str) -> Value | None:  # noqa: C901, PLR0912
+def _of_kind(kind: Kind, value: Value, name: str) -> Value | None:
     match kind.name:
         case "any" | "json":
             return derived((kinds.ANY_KIND,), value)
         case "dict":
             return _of_dict(kind, value, name)
-        case "document":
-            found = DOCUMENT.get(name)
-            return None if found is None else derived(found.kinds, found, value)._replace(dynamic=True)
         case "namespace":
             attributes: dict[str, Value] = kind.data.attributes
             return attributes.get(name)
@@ -232,8 +228,8 @@ def _no_attribute(run: Run, node: nodes.Getattr | nodes.Getitem, value: Value, n
     span = run.source.name_of(node) if isinstance(node, nodes.Getattr) else run.source.of(node.arg)
     what = run.text_of(node.node)
     match kind.name:
-        case "loop" | "module" | "document" | "namespace":
-            known = _known(kind)
+        case "loop" | "module" | "document" | "brought" | "namespace":
+            known = known_attributes(run.names, kind) if kind.name in ("document", "brought") else _known(kind)
             run.tell(
                 "LF026" if kind.name == "namespace" else "LF015",
                 node,
@@ -257,6 +253,8 @@ def _no_attribute(run: Run, node: nodes.Getattr | nodes.Getitem, value: Value, n
         help_text = 'write the moment with the filter date, like |date("%d %B %Y")'
     elif name in run.environment.filters:
         help_text = f"{name} is a filter: write {what}|{name}"
+    elif kind.name == "list" and kind.item is not None and kinds.has(kind.item, "document"):
+        help_text = f"these are several documents: write {{% for d in {what} %}}{{{{ d.{name} }}}}{{% endfor %}}"
     elif kind.name == "dict" and isinstance(kind.parts, dict):
         keys = cast("dict[Any, Value]", kind.parts)
         hint = did_you_mean(name, [one for one in keys if isinstance(one, str)])
@@ -271,14 +269,18 @@ def _known(kind: Kind) -> list[str]:
             return [*LOOP, "previtem", "nextitem"]
         case "module":
             return list(kind.data.names)
-        case "namespace":
-            return list(kind.data.attributes)
         case _:
-            return list(DOCUMENT)
+            return list(kind.data.attributes)
 
 
 def _subject(kind: Kind, what: str) -> str:
-    return f"{what}, an imported partial," if kind.name == "module" else what
+    match kind.name:
+        case "module":
+            return f"{what}, an imported partial,"
+        case "brought":
+            return f"{what}, an entity,"
+        case _:
+            return what
 
 
 def item_at(run: Run, node: nodes.Getitem, value: Value, *, asking: bool = False) -> Value:
@@ -343,7 +345,7 @@ def _item(
             run.tell("LF027", node, f"{run.text_of(node)} of what may have no such item: that is an error then",
                      help=f"guard it with {{% if {said} %}}")  # fmt: skip
             return item
-        case "loop" | "module" | "namespace":
+        case "loop" | "module" | "namespace" | "document" | "brought":
             return ANY
         case _:
             return None

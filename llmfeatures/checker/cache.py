@@ -97,6 +97,15 @@ def _base(registry: Registry) -> str:
             ]
             for one in registry.on_demand
         ],
+        "retrievers": [
+            [
+                one.name,
+                None if one.entity is None else one.entity.name,
+                {name: str(dtype) for name, dtype in one.metadata.items()},
+                one.embedder is not None or one.function is not None,
+            ]
+            for one in registry.retrievers
+        ],
         "rules": list(RULES),
         "version": __version__,
         "code": code_digest(),
@@ -112,6 +121,7 @@ def _report_json(report: PromptReport) -> dict[str, Any]:
         "features": sorted(report.features),
         "partials": sorted(report.partials),
         "inputs_read": sorted(report.inputs_read),
+        "retrievers": sorted(report.retrievers),
     }
 
 
@@ -121,4 +131,5 @@ def _report(data: Mapping[str, Any]) -> PromptReport:
         features=frozenset(data["features"]),
         partials=frozenset(data["partials"]),
         inputs_read=frozenset(data["inputs_read"]),
+        retrievers=frozenset(data["retrievers"]),
     )

@@ -27,6 +27,7 @@ _TELLING = frozenset(
 )
 """Filters that have something to say of their arguments, also where nothing is known of the value."""
 _EACH = frozenset({"join", "bullets", "numbered", "and_join", "sum", "sort", "min", "max", "unique", "groupby"})
+QUOTES = "\"'"
 _PLAIN = kinds.NUMBERS | {"timestamp", "date", "duration", "list", "tuple", "dict", "series", "range", "json"}
 
 
@@ -206,9 +207,14 @@ def _check_items(run: Run, node: nodes.Filter, value: Value, given: Mapping[str,
     if "attribute" in given:
         item = attribute_of_items(run, given["attribute"], item)
     if kinds.has(item, "none") and not kinds.is_any(item) and not item.lenient:
-        said = run.text_of(node.node) if isinstance(node.node, nodes.Expr) else "the list"
-        run.tell("LF022", node, f"{said} may hold None, and the filter {node.name} fails for it", span=at,
-                 help=f'leave it out: {said}|reject("none")|{node.name}')  # fmt: skip
+        said = run.text_of(node.node, 200) if isinstance(node.node, nodes.Expr) else "the list"
+        written = run.text_of(given["attribute"]) if "attribute" in given else ""
+        what, leave, again = f"{said} may hold None", 'reject("none")', node.name
+        if written:
+            what = f"{written.strip(QUOTES)} may be None"
+            leave, again = f'rejectattr({written}, "none")', f"{node.name}(attribute={written})"
+        run.tell("LF022", node, f"{what}, and the filter {node.name} fails for it", span=at,
+                 help=f"leave it out: {said}|{leave}|{again}")  # fmt: skip
 
 
 def checked_subject(
@@ -238,7 +244,10 @@ def checked_subject(
                 node,
                 f"{subject} may be None, and {what} takes no None",
                 span=at,
-                help=f"guard it with {{% if {subject} is not none %}}, or give it a value with or_else(...) before",
+                help=run.advice(
+                    node.node,
+                    f"guard it with {{% if {subject} is not none %}}, or give it a value with or_else(...) before",
+                ),
             )
         value = run.none_dropped(value)
     names = kinds.names(kinds.without(value.kinds, "none", "undefined"))

@@ -80,7 +80,7 @@ def compared(run: Run, node: nodes.Expr, op: str, one: Side, other: Side) -> Bot
     for at, value in (one, other):
         if kinds.has(value, "none") and not value.lenient:
             said = run.text_of(at)
-            help_text = f"guard it: {said} is not none and …" if len(value.kinds) > 1 else ""
+            help_text = run.advice(at, f"guard it: {said} is not none and …" if len(value.kinds) > 1 else "")
             may = "may be None" if len(value.kinds) > 1 else "is None"
             run.tell("LF021", at, f"{said} {may}, and {sign} fails for None", help=help_text)
             run.none_dropped(value)

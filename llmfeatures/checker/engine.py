@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmfeatures.checker import branches, statements, templates
+from llmfeatures.checker import branches, headers, statements, templates
 from llmfeatures.checker.findings import Finding
 from llmfeatures.checker.positions import Span
 from llmfeatures.checker.run import Frame, Run, parse
@@ -23,13 +23,15 @@ class PromptReport:
     """What the checker found out about one prompt file.
 
     ``features`` are ``entity.feature`` of all that the prompt reads, with what its on-demand features are computed
-    from; ``partials`` the names of the partials that it uses, directly or through others.
+    from; ``partials`` the names of the partials that it uses, directly or through others; ``retrievers`` those that its
+    header names.
     """
 
     findings: tuple[Finding, ...] = ()
     features: frozenset[str] = frozenset()
     partials: frozenset[str] = frozenset()
     inputs_read: frozenset[str] = frozenset()
+    retrievers: frozenset[str] = frozenset()
 
 
 def check_prompt(registry: Registry, file: PromptFile, environment: PromptEnvironment) -> PromptReport:
@@ -55,6 +57,7 @@ def check_prompt(registry: Registry, file: PromptFile, environment: PromptEnviro
         features=run.names.features(),
         partials=frozenset(run.partials),
         inputs_read=frozenset(run.names.inputs_read),
+        retrievers=frozenset(one.retriever for one in file.header.documents.values()),
     )
     run.close()
     return report
@@ -71,7 +74,6 @@ def _sorted(run: Run) -> tuple[Finding, ...]:
 
 
 def _read(run: Run) -> None:
-    _check_header(run)
     parsed = parse(run.environment, run.file.name, run.source)
     if parsed.tree is None:
         run.syntax_error(run.source, parsed.problem or ("a syntax error", None, None))
@@ -80,25 +82,16 @@ def _read(run: Run) -> None:
     run.tops.append(frame)
     with run.scope(frame):
         templates.read_whole(run, parsed.tree)
+        headers.check_documents(run)
         templates.read_uncalled(run)
         templates.check_places(run)
     run.settle_agreed()
+    headers.check_brought_inputs(run)
     run.names.finish()
     _check_outside(run)
     _check_unused(run)
     _check_breaks(run)
     _check_budget(run)
-
-
-def _check_header(run: Run) -> None:
-    header = run.file.header
-    for name in header.documents:
-        said = "documents: retrieval is not available yet; pass the texts as an input"
-        run.names.header("LF009", said, "documents")
-        if name in header.inputs or run.names.choices(name):
-            run.names.header(
-                "LF019", f"documents {name!r} is also a feature or input of this prompt", "documents", name
-            )
 
 
 def _check_outside(run: Run) -> None:
@@ -170,7 +163,7 @@ def _check_budget(run: Run) -> None:
     try:
         tokenizer = tokens.tokenizer(budget.tokenizer)
     except Exception as error:  # noqa: BLE001
-        run.names.header("LF009", f"budget: {error}", "budget", "tokenizer")
+        run.names.header("LF002", f"budget: {error}", "budget", "tokenizer")
         return
     count = tokenizer.count("".join(run.literals).strip())
     if count > budget.max_tokens:

@@ -30,14 +30,15 @@ from llmfeatures.checker.kinds import (
     of,
 )
 from llmfeatures.checker.run import Run
-from llmfeatures.checker.signatures import check_conversions, conversions
-from llmfeatures.checker.truth import both_of, either_of, filled, marked, truth
+from llmfeatures.checker.signatures import AS_MANY, check_conversions, conversions
+from llmfeatures.checker.truth import Both, both_of, either_of, filled, marked, truth
 
 _FROM_ITEMS: Final = frozenset(
     {"select", "reject", "selectattr", "rejectattr", "map", "list", "sort", "unique", "reverse", "batch", "length"}
     | {"count"}
 )
 """What they give has items, or is not 0, only where what they take has items."""
+_WORDS: Final = kinds.listed(of(STR), truth=True)
 _ASKED: Final = (nodes.Getattr, nodes.Getitem, nodes.Filter)
 """What ``is defined`` and ``default`` ask about, beside names."""
 
@@ -163,15 +164,21 @@ def _filter(run: Run, node: nodes.Filter) -> Value:
     run.asked = False
     if node.name in _FROM_ITEMS and made is not value and not kinds.is_any(made):
         made = made._replace(when=(filled(value), {}))
+    if node.name in AS_MANY and full(value) is True:
+        made = made._replace(kinds=tuple([
+            kind._replace(truth=True) if kind.name in ("series", "list") else kind for kind in made.kinds
+        ]))  # fmt: skip
     if value.path is None or node.args or node.kwargs or kinds.is_any(value) or made is value:
         return made
     # what a guard says of `xs|length` holds where it is written again
     path = (*value.path, f"|{node.name}")
-    when = made.when
+    when: Both | None = made.when
     if node.name in ("length", "count"):
         holds: kinds.Facts | None = filled(value) if kinds.with_truth(value.kinds, truth=True) else None
         nothing: kinds.Facts = {}
         when = holds, nothing
+    elif node.name == "wordcount" and kinds.names(value.kinds) <= TEXTS:
+        when = {(*value.path, "split", "()"): (_WORDS,)}, {}
     made = made._replace(path=path, when=when)
     return run.refined(made)
 

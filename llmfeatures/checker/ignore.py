@@ -12,7 +12,7 @@ from llmfeatures.checker.rules import RULES
 from llmfeatures.errors import did_you_mean
 
 FIXED: Final = frozenset(
-    {"LF001", "LF002", "LF003", "LF004", "LF005", "LF008", "LF009", "LF010", "LF011", "LF015", "LF019", "LF053"}
+    {"LF001", "LF002", "LF003", "LF004", "LF005", "LF008", "LF010", "LF011", "LF015", "LF019", "LF053"}
 )
 """Rules that no comment silences: what they find stops a prompt from being built."""
 _STOPS: Final = frozenset({"LF001", "LF002"})

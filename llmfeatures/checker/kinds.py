@@ -194,8 +194,11 @@ def unite(*unions: Kinds) -> Kinds:
 
 
 def _both(one: Kind, other: Kind) -> Kind:
-    if one.data is not other.data and one.data != other.data:
-        return ANY_KIND
+    data = one.data
+    if data is not other.data and data != other.data:
+        if one.name != "document" or data is None or other.data is None:
+            return ANY_KIND
+        data = data.joined_with(other.data)
     words = None
     if one.words is not None and other.words is not None:
         words = tuple(dict.fromkeys((*one.words, *other.words)))
@@ -209,7 +212,7 @@ def _both(one: Kind, other: Kind) -> Kind:
         parts=_parts(one.parts, other.parts),
         truth=one.truth if one.truth is other.truth else None,
         const=one.const if same else NOTHING,
-        data=one.data,
+        data=data,
     )
 
 
@@ -331,6 +334,7 @@ _CALLED: Final[Mapping[str, str]] = {
     "entity": "an entity",
     "module": "an imported module",
     "document": "a document",
+    "brought": "an entity that a document brings",
 }
 
 

@@ -9,8 +9,10 @@ from typing import Final, NamedTuple, cast
 from jinja2 import nodes
 
 from llmfeatures.checker import kinds
+from llmfeatures.checker.documents import document_kinds
 from llmfeatures.checker.kinds import ANY, NONE, TIMESTAMP, Kind, Value
 from llmfeatures.checker.positions import Source, Span
+from llmfeatures.compile_documents import brought_roles
 from llmfeatures.errors import InvalidValueError, did_you_mean
 from llmfeatures.prompts.file import ABSENT, Policy, PromptFile
 from llmfeatures.refs import Role, role_of
@@ -80,6 +82,10 @@ class Names:
         self.read: dict[str, Choice] = {}
         self._ambiguous: list[str] = []
         self.inputs_read: set[str] = set()
+        self.documents = document_kinds(registry, file, role_of)
+        self.searching = ""
+        """The documents whose query, or filter, is read now."""
+        self._brought: dict[tuple[str, str], Choice] = {}
         self._check_distinct()
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -94,10 +100,11 @@ class Names:
         name = node.name
         self._heard = heard
         self.uses.setdefault(name, {}).setdefault(attribute, (source, holder))
-        if (known := self._values.get(name)) is not None:
+        apart = bool(self.searching) and name in self.documents
+        if not apart and (known := self._values.get(name)) is not None:
             return known
         made = self._value(source, node, attribute, holder)
-        if heard and made is not None and not (name in self.roles and name not in self.read):
+        if heard and made is not None and not apart and not (name in self.roles and name not in self.read):
             self._values[name] = made
         return made
 
@@ -112,8 +119,8 @@ class Names:
             return Value((kind, NONE) if declared.default is None else (kind,), (name,), dynamic=True)
         if name in self.file.header.entities and name not in self.roles:
             return ANY  # its entity is not there, which is told already
-        if name in self.file.header.documents:
-            return Value((kinds.listed(kinds.of(Kind("document"))),), (name,), dynamic=True)
+        if name in self.documents:
+            return self._documents(source, node)
         choices = self.choices(name)
         if choices and name in self.parameters:
             self._report(
@@ -134,6 +141,29 @@ class Names:
             self._ambiguous.append(name)
             return kinds.joined(*[self._feature(one, (name,), None, node) for one in choices])
         return None
+
+    def _documents(self, source: Source, node: nodes.Name) -> Value:
+        name = node.name
+        if self.searching:
+            self._report(
+                "LF010", source, node, f"{name!r} are documents, which nothing is searched by", help="documents are "
+                "read by the body of the prompt", span=source.of(node),
+            )  # fmt: skip
+            return ANY
+        return Value((kinds.listed(kinds.of(self.documents[name])),), (name,), dynamic=True)
+
+    def brought(self, role: Role, attribute: str, source: Source, node: nodes.Node) -> Value | None:
+        """A feature of an entity that a document brings; None where the entity has none of this name."""
+        found = self._of_entity.get(role.entity.name, {}).get(attribute)
+        if found is None:
+            return None
+        choice = Choice(role, found)
+        self._brought[choice.key] = choice
+        return self._feature(choice, (role.name, attribute), source, node)._replace(path=None)
+
+    def features_of(self, entity: str) -> list[str]:
+        """The features of an entity, by name."""
+        return sorted(self._of_entity.get(entity, {}))
 
     def _entity(self, source: Source, node: nodes.Name, attribute: str | None, holder: nodes.Node) -> Value:
         role = self.roles[node.name]
@@ -244,7 +274,11 @@ class Names:
 
     def _named(self, name: str) -> list[Choice]:
         role, _, feature = name.rpartition(".")
-        return [one for one in self.choices(feature) if role in ("", one.role.name)]
+        return [one for one in self.choices(feature) if role in ("", one.role.name)] or [
+            Choice(one, found)
+            for one in brought_roles(self.registry, self.file, self.roles)
+            if role in ("", one.name) and (found := self._of_entity.get(one.entity.name, {}).get(feature)) is not None
+        ]
 
     def _policies_of(self) -> dict[tuple[str, str], tuple[str, Policy]]:
         found: dict[tuple[str, str], tuple[str, Policy]] = {}
@@ -260,15 +294,20 @@ class Names:
         return found
 
     def _check_distinct(self) -> None:
-        for name in self.file.header.inputs:
+        header = self.file.header
+        named = [("inputs", "input", name) for name in header.inputs]
+        named += [("documents", "documents", name) for name in header.documents]
+        for section, kind, name in named:
             taken = (
                 "a join key" if name in self.parameters
                 else "an entity" if name in self.roles
+                else "an input" if kind == "documents" and name in header.inputs
                 else "a feature" if self.choices(name)
                 else None
             )  # fmt: skip
             if taken:
-                self.header("LF019", f"input {name!r} is also {taken} of this prompt; rename the input", "inputs", name)
+                said = f"{kind} {name!r} is also {taken} of this prompt; rename the {kind}"
+                self.header("LF019", said, section, name)
         for name in self.file.header.entities:
             if name in self.parameters or self.choices(name):
                 self.header("LF019", f"role {name!r} is also a join key or feature; rename it", "entities", name)
@@ -373,7 +412,7 @@ class Names:
             )
 
     def _read_keys(self) -> Iterator[tuple[str, str]]:
-        for one in self.read.values():
+        for one in (*self.read.values(), *self._brought.values()):
             yield one.key
             if isinstance(one.found, FoundOnDemand):
                 for parameter in one.found.feature.parameters:
@@ -433,7 +472,7 @@ class Names:
     def features(self) -> frozenset[str]:
         """``entity.feature`` of all that is read, with what on-demand features are computed from."""
         found: set[str] = set()
-        for one in self.read.values():
+        for one in (*self.read.values(), *self._brought.values()):
             entity = one.role.entity.name
             stored = self._of_entity.get(entity, {})
             found.add(f"{entity}.{one.name}")

@@ -63,16 +63,17 @@ def _text_span(run: Run, node: nodes.TemplateData, data: str, blank: str) -> Any
 
 def printed(run: Run, node: nodes.Expr, value: Value) -> None:
     """A value goes into a message, or into the text of a macro, set or block."""
-    if run.captures:
-        run.captures[-1].values.append(value)
-        return
     empty = all(kind.truth is False and kind.name == "str" for kind in value.kinds)
+    if run.captures:
+        if not empty:
+            run.captures[-1].values.append(value)
+        return
     if not empty:
         run.prints_text = True
-    if run.role is None and not empty and not _may_be_empty(value):
-        run.outside.append((run.source, node, "a value is printed outside of messages"))
     if run.muted or run.unreached:
         return
+    if run.role is None and not empty and not _may_be_empty(run, node, value):
+        run.outside.append((run.source, node, "a value is printed outside of messages"))
     if value.moment:
         run.before_break.append((run.source, node, "LF042"))
     elif value.dynamic:
@@ -86,8 +87,19 @@ def printed(run: Run, node: nodes.Expr, value: Value) -> None:
         )
 
 
-def _may_be_empty(value: Value) -> bool:
-    return any(kind.name == "any" or (kind.name == "str" and kind.truth is not True) for kind in value.kinds)
+def _may_be_empty(run: Run, node: nodes.Expr, value: Value) -> bool:
+    """Whether it may well have no text in any call: what a macro prints may be messages."""
+    if any(kind.name == "any" for kind in value.kinds):
+        return True
+    if not any(kind.name == "str" and kind.truth is not True for kind in value.kinds):
+        return False
+    return not value.dynamic or _calls_macro(run, node)
+
+
+def _calls_macro(run: Run, node: nodes.Expr) -> bool:
+    called = [*([node] if isinstance(node, nodes.Call) else ()), *node.find_all(nodes.Call)]
+    with run.silent():
+        return any(kinds.names(value_of(run, one.node).kinds) - {"method"} for one in called)
 
 
 def check_printed(run: Run, node: nodes.Expr, value: Value) -> Value:
@@ -134,6 +146,8 @@ def _instead(kind: Kind, said: str) -> str:
             return f"call it: {said}()"
         case "series" | "range":
             return f"end it with the filter list or join: {said}|join(', ')"
+        case "brought":
+            return f"write {said}.FEATURE, with the feature's own name"
         case "duration":
             return f"write {said}|duration, or .days of it"
         case _:

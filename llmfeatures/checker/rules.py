@@ -1,4 +1,5 @@
-"""The rules of the checker: a stable code, a name and a severity each. Codes are never used again for another rule."""
+"""The rules of the checker: a stable code, a name and a severity each. Codes are never used again for another rule; of
+those that are no more, LF009 was ``not-available``."""
 
 from __future__ import annotations
 
@@ -34,7 +35,6 @@ RULES: Final = _rules(
     ("LF006", "source-error", "error", "a view's source is not what the registry says"),
     ("LF007", "source-advice", "warning", "something about a view's source deserves a look"),
     ("LF008", "outside-text", "error", "text outside of messages"),
-    ("LF009", "not-available", "error", "a part of the format that this version does not have"),
     # names
     ("LF010", "unknown-name", "error", "nothing has this name here"),
     ("LF011", "unknown-filter", "error", "there is no filter or test of this name"),
@@ -99,7 +99,8 @@ RULES: Final = _rules(
     ("LF063", "unused-partial", "warning", "no prompt uses this partial"),
     ("LF064", "unused-variable", "warning", "a variable or macro is set and never read"),
     ("LF065", "unused-documents", "warning", "the header declares documents that the template never reads"),
-    ("LF066", "empty-prompt", "warning", "the prompt can never have any text"),
+    ("LF066", "empty-prompt", "warning", "the prompt, or a query, can never have any text"),
+    ("LF067", "unused-retriever", "info", "no prompt names this retriever"),
     # budgets
     ("LF071", "budget-too-small", "error", "the text that is always there is longer than the budget alone"),
     ("LF072", "section-without-budget", "warning", "a section has a priority or a limit, and the header has no budget"),

@@ -23,7 +23,7 @@ from llmfeatures.errors import did_you_mean
 from llmfeatures.prompts.environment import PromptEnvironment
 from llmfeatures.prompts.file import PromptFile
 from llmfeatures.prompts.lexing import PromptParser
-from llmfeatures.prompts.tags import column
+from llmfeatures.prompts.tags import column, syntax_problem
 from llmfeatures.registry import Registry
 
 Place = Span | Callable[[], Span]
@@ -267,8 +267,13 @@ class Run:
 
     def text_of(self, node: nodes.Node, most: int = 40) -> str:
         """An expression as it is written, for messages."""
-        written = self.source.written(node) or "the value"
+        written = getattr(node, "said", "") or self.source.written(node) or "the value"
+        written = "(" * (written.count(")") - written.count("(")) + written  # a node begins inside of its brackets
         return written if len(written) <= most else f"{written[:most]}…"
+
+    def advice(self, node: nodes.Node | None, otherwise: str) -> str:
+        """What to do against None in a value: of an attribute of items, to leave out those that have none."""
+        return getattr(node, "advice", "") or otherwise
 
     # -- scopes ------------------------------------------------------------------------------------------------------
 
@@ -563,7 +568,7 @@ def parse(environment: PromptEnvironment, name: str, source: Source) -> Parsed:
         # as Environment.parse does, without going through the whole tree to give each node the environment
         tree = nodes.Template(PromptParser(environment, source.text, name, source.path).subparse(), lineno=1)
     except TemplateSyntaxError as error:
-        return Parsed(name, source, None, (error.message or "a syntax error", int(error.lineno), column(error.lineno)))
+        return Parsed(name, source, None, (syntax_problem(error), int(error.lineno), column(error.lineno)))
     except RecursionError:
         return Parsed(name, source, None, ("the template nests too deeply", None, None))
     except Exception as error:  # noqa: BLE001  (a parser's own mistake about odd text is no reason to fail)

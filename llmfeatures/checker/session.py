@@ -283,7 +283,10 @@ class CheckSession:
             _finding("LF063", self._path_of_partial(name), f"no prompt uses the partial {name!r}; remove it, or use it")
             for name in sorted(set(self._partials) - used)
         ]
-        return partials + self._unread(frozenset[str]().union(*(report.features for report in reports)))
+        retrievers = frozenset[str]().union(*(report.retrievers for report in reports))
+        idle = [one.name for one in self.registry.retrievers if one.name not in retrievers]
+        found = [_finding("LF067", f"retriever {name}", "no prompt names this retriever") for name in idle]
+        return partials + self._unread(frozenset[str]().union(*(report.features for report in reports))) + found
 
     def _unread(self, read: frozenset[str]) -> list[Finding]:
         owners = [

@@ -155,6 +155,22 @@ def given_one(given: Given) -> Value:
     return _picked(given, given.item)
 
 
+AS_MANY: Final = frozenset({"map", "list", "sort", "unique", "reverse", "batch"})
+"""What they give has items exactly where what they take has."""
+
+
+def _guard(given: Given) -> str:
+    """How to make sure that there is an item. A series is true also when it is empty."""
+    run, node, series = given.run, given.node.node, kinds.has(given.value, "series")
+    while isinstance(node, nodes.Filter) and node.name in AS_MANY and node.node is not None:
+        node = node.node
+    if node is None:
+        return ""
+    if series and isinstance(node, nodes.Filter):
+        return f"write {{% set found = {run.text_of(node, 200)}|list %}}, and guard it with {{% if found %}}"
+    return f"guard it with {{% if {run.text_of(node, 200)} %}}"
+
+
 def _picked(given: Given, item: Value) -> Value:
     run, value = given.run, given.value
     held = kinds.names(value.kinds) & {"list", "tuple", "range", "series"}
@@ -169,7 +185,7 @@ def _picked(given: Given, item: Value) -> Value:
         "LF027",
         given.node,
         f"{given.node.name} of {said}, which may have no items: that is an error then",
-        help=f"guard it with {{% if {said} %}}",
+        help=_guard(given),
         span=run.source.name_of(given.node),
     )
     return item

@@ -289,9 +289,11 @@ def _check_jumps(run: Run, body: list[nodes.Node], *, in_loop: bool) -> None:
 
 
 def check_places(run: Run) -> None:
-    """Report sections and cache breaks that cannot be where they are."""
+    """Report sections, cache breaks and conversations that cannot be where they are."""
     files = run.read_files
-    if not any("section" in source.text or "cache_break" in source.text for source, _ in files.values()):
+    if not any(
+        tag in source.text for source, _ in files.values() for tag in ("section", "cache_break", "conversation")
+    ):
         return
     layouts = {name: sections.layout(tree) for name, (_, tree) in files.items()}
     for one in sections.misplaced(layouts, run.template):

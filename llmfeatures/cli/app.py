@@ -21,6 +21,7 @@ from llmfeatures.cli import (
     interrupts,
     listing,
     materialize,
+    mcp,
     push,
     serve,
     status,
@@ -129,6 +130,13 @@ _verb(
     "diff recommender --against git:main --spine requests.parquet --price-per-million 2.50",
     "diff recommender --against old.prompt.j2 --users 500 --since 7d --html diff.html",
     'diff recommender --against git:main --markdown comment.md --fail-if "changed > 10%" --fail-if "errors > 0"',
+)
+_verb(
+    "mcp",
+    mcp.mcp,
+    "mcp --bind user_id=8a2f",
+    "mcp --bind user_id=8a2f --any title_id",
+    "mcp --http --port 8080",
 )
 app.add_typer(serve.app, name="serve")
 

@@ -12,6 +12,8 @@ from llmfeatures.cli.findings import counted
 from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmfeatures.project import Project
     from llmfeatures.releases import Release, Releases
     from llmfeatures.releases.changes import Changes, PromptChange
@@ -185,6 +187,13 @@ def show_release(release: Release, *, as_json: bool) -> None:
         terminal.write()
         terminal.heading(f"on-demand feature {one['entity']}.{one['name']}: {one['dtype']}")
         terminal.write(_lines(one["source"]))
+    for one in release.registry.get("retrievers", ()):
+        terminal.write()
+        terminal.heading(f"retriever {one['name']} {'for all' if one['entity'] is None else 'of ' + one['entity']}")
+        parts: list[Mapping[str, Any]] = [one] if one["embedder"] is None else [one, one["embedder"]]
+        for part in parts:
+            if "function_source" in part:
+                terminal.write(_lines(part["function_source"]))
 
 
 def _summary(one: Release) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from llmfeatures.cli.options import (
     AsOfOption,
     ClockOption,
     JsonOption,
+    LiveDocumentsOption,
     NobodyOption,
     ProjectOption,
     ReleaseOption,
     at_release,
     clock_name,
+    note_blank,
     parse_pairs,
     split_pairs,
     with_keys,
@@ -42,6 +44,7 @@ class Wanted:
     explain: bool
     user: str | None
     as_json: bool
+    live_documents: bool = False
 
 
 def context(
@@ -72,6 +75,7 @@ def context(
     ] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="TEXT", help="Add a user message at the end.")] = None,
     release: ReleaseOption = None,
+    live_documents: LiveDocumentsOption = False,
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,6 +97,7 @@ def context(
         explain=explain,
         user=user,
         as_json=as_json,
+        live_documents=live_documents,
     )
     loaded = Project.load(project)
     if watch and release is not None:
@@ -107,6 +112,7 @@ def context(
     plan = builder.plan(prompt)
     given = parse_pairs(written, plan.parameters, f"prompt {prompt!r}")
     keys = plan.features.parameters
+    note_blank(given, keys)
     if timeline:
         from llmfeatures.cli.timeline import show_timeline
 
@@ -144,7 +150,9 @@ def _check_together(
 
 def build(builder: ContextBuilder, prompt: str, values: Mapping[str, Any], wanted: Wanted) -> PromptContext:
     """The prompt that the options ask for."""
-    return builder.build_context(prompt, as_of=wanted.as_of, clock=wanted.clock, **values)
+    return builder.build_context(
+        prompt, as_of=wanted.as_of, clock=wanted.clock, _live_documents=wanted.live_documents, **values
+    )
 
 
 def show_one(made: PromptContext, wanted: Wanted) -> None:
@@ -234,8 +242,13 @@ def _show_example(
 
 
 def status_line(made: PromptContext) -> str:
-    """The status of each feature of a prompt."""
-    return ", ".join(f"{name} {found.status}" for name, found in made.features.items())
+    """The status of each feature of a prompt, and of its documents."""
+    parts = [f"{name} {found.status}" for name, found in made.features.items()]
+    parts += [
+        f"{name} {f'{one.kept} found' if one.status == 'found' else one.status}"
+        for name, one in made.manifest.retrievals.items()
+    ]
+    return ", ".join(parts)
 
 
 def with_placeholders(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +266,10 @@ def with_placeholders(plan: PromptPlan, given: Mapping[str, Any]) -> dict[str, A
 
 
 def note_unavailable(made: PromptContext) -> None:
-    """Say that features could not be read, and why."""
+    """Say that features could not be read or documents not be searched, and why."""
+    for name, one in made.manifest.retrievals.items():
+        if one.status == "unavailable":
+            terminal.note(f"documents {name} unavailable: {one.problem}")
     names = [name for name, found in made.features.items() if found.status == "unavailable"]
     if names:
         reason = made.manifest.problem or "the online store was never filled; run llmfeatures materialize"

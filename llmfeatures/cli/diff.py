@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmfeatures.cli import terminal
-from llmfeatures.cli.options import HERE, JsonOption, ProjectOption, split_pairs
+from llmfeatures.cli.options import HERE, JsonOption, LiveDocumentsOption, ProjectOption, split_pairs
 
 if TYPE_CHECKING:
     from llmfeatures.diff.result import Group, PromptDiff
@@ -66,6 +66,7 @@ def diff(
             "--fail-if", metavar="CONDITION", help='Exit code 1 when "changed > 10%", "errors > 0", "tokens > +5%"…'
         ),
     ] = None,
+    live_documents: LiveDocumentsOption = False,
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +91,7 @@ def diff(
     files = [(Path(one), what) for one, what in named if one is not None and one != "-"]
     for one, _ in files:
         check_place(one)
-    kept = source_files(loaded.config.root, loaded.registry.views)
+    kept = source_files(loaded.config.root, loaded.registry)
     if spine is not None:
         kept[spine.resolve()] = "the spine itself"
     check_outputs([(one, what) for one, what in files if not _is_comment(one)], kept)
@@ -107,6 +108,7 @@ def diff(
         seed=seed,
         clock=clock,
         price=price,
+        live_documents=live_documents,
     )
     if as_json:
         terminal.write_json(made.as_json())

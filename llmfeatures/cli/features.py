@@ -18,6 +18,7 @@ from llmfeatures.cli.options import (
     NobodyOption,
     ProjectOption,
     clock_name,
+    note_blank,
     parse_pairs,
     split_pairs,
     with_keys,
@@ -80,6 +81,8 @@ def _keys(plan: FeaturePlan, pairs: Mapping[str, str], rows: Sequence[str], *, n
     written = [dict(pairs)] if not rows else [{**pairs, **split_pairs(row.split(","))[1]} for row in rows]
     names = " and ".join(dict.fromkeys(ref.role.entity.name for ref in plan.outputs))
     parsed = [parse_pairs(one, {**plan.parameters, **plan.inputs}, f"entity {names!r}") for one in written]
+    for one in parsed:
+        note_blank(one, plan.parameters)
     return [with_keys(one, plan.parameters, nobody=nobody) for one in parsed]
 
 

@@ -18,6 +18,7 @@ from llmfeatures.cli.check import counted
 from llmfeatures.cli.options import (
     HERE,
     JsonOption,
+    LiveDocumentsOption,
     ProjectOption,
     ReleaseOption,
     at_release,
@@ -139,6 +140,7 @@ def history(
         bool, typer.Option("--explain", help="Show how the join would be done, and write nothing.")
     ] = False,
     release: ReleaseOption = None,
+    live_documents: LiveDocumentsOption = False,
     allow_errors: Annotated[
         bool, typer.Option("--allow-errors", help="Exit code 0 also when rows have no prompt.")
     ] = False,
@@ -184,6 +186,7 @@ def history(
         seed=seed,
         without=without or None,
         release=then,
+        live_documents=live_documents,
     )
     if out is None or explain:
         _explain(made.explain(), as_json=as_json)
@@ -271,12 +274,23 @@ def show_summary(out: str, summary: HistorySummary) -> None:
         if not counts:
             continue
         terminal.note(f"{name}: {', '.join(f'{count:,} {status}' for status, count in counts.most_common())}")
+    for name, counts in summary.documents.items():
+        terminal.note(f"{name}: {documents_text(counts)}")
     if summary.hidden:
         terminal.note(f"{counted(summary.hidden, 'value')} that the event clock would give had not arrived yet")
     if summary.labels is not None and summary.labels["note"]:
         terminal.note(summary.labels["note"])
     if summary.errors:
         terminal.note(f"{counted(summary.errors, 'row')} without a prompt; the first: {summary.first_error}")
+
+
+def documents_text(counts: Mapping[str, int]) -> str:
+    """The documents in prompts by tier, and the prompts without any."""
+    from llmfeatures.document_rows import WITHOUT
+
+    found = [f"{counted(count, 'document')} ({tier})" for tier, count in counts.items() if tier != WITHOUT]
+    without = counts.get(WITHOUT, 0)
+    return ", ".join([*found, *([f"{counted(without, 'prompt')} without any"] if without else [])]) or "no prompts"
 
 
 @contextmanager

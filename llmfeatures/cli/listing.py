@@ -1,4 +1,4 @@
-"""``llmfeatures list``: what the project has: features, or prompts."""
+"""``llmfeatures list``: what the project has: features, prompts, or retrievers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from llmfeatures.prompt_plan import PromptPlan
     from llmfeatures.releases import Release
 
-WHAT = ("features", "prompts")
+WHAT = ("features", "prompts", "retrievers")
 Used = dict[tuple[str, str], list[str]]
 """The prompts that use a feature, by view and feature."""
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="features|prompts", help="What to list.")] = "features",
+    what: Annotated[str, typer.Argument(metavar="features|prompts|retrievers", help="What to list.")] = "features",
     project: ProjectOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """List the features, or the prompts, of the project.
+    """List the features, the prompts, or the retrievers, of the project.
 
     Each feature has a sample value, the share of known entities that have a value now, and the prompts that use it.
     """
@@ -40,6 +40,8 @@ def list_(
     loaded = Project.load(project)
     if what == "features":
         list_features(loaded, as_json=as_json)
+    elif what == "retrievers":
+        list_retrievers(loaded, as_json=as_json)
     else:
         list_prompts(loaded, as_json=as_json)
 
@@ -129,6 +131,7 @@ def list_prompts(project: Project, *, as_json: bool) -> None:
             [_prompt_json(plan, released.get(plan.name), count) for plan, count in zip(plans, tokens, strict=True)]
         )
     else:
+        documents = any(plan.documents for plan in plans)
         rows = [
             (
                 plan.name,
@@ -138,14 +141,61 @@ def list_prompts(project: Project, *, as_json: bool) -> None:
                 f"{count:,}" if counter else f"~{count:,}",
                 ", ".join(ref.name for ref in plan.features.answers),
                 ", ".join(f"{name}: {one.dtype}" for name, one in plan.inputs.items()),
+                *([", ".join(_documents(plan))] if documents else []),
             )
             for plan, (count, counter) in zip(plans, tokens, strict=True)
         ]
         names = ("prompt", "description", "version", *(["released"] if release else []), "tokens", "features", "inputs")
+        names += ("documents",) if documents else ()
         terminal.table(names, rows, numbers=("tokens",))
     for name in released:
         if name not in project.prompts.names():
             terminal.note(f"prompt {name!r} is in the active release and no longer in the files")
+
+
+def list_retrievers(project: Project, *, as_json: bool) -> None:
+    """Every retriever of the registry: whose documents, where they come from, and the prompts that use it."""
+    used: dict[str, list[str]] = {}
+    for plan in compiled(project):
+        for name in dict.fromkeys(one.retriever.name for one in plan.documents):
+            used.setdefault(name, []).append(plan.name)
+    retrievers = project.registry.retrievers
+    if as_json:
+        terminal.write_json(
+            [
+                {
+                    "name": one.name,
+                    "entity": None if one.entity is None else one.entity.name,
+                    "source": None if one.source is None else one.source.path,
+                    "embedder": None if one.embedder is None else one.embedder.model,
+                    "metadata": {name: str(dtype) for name, dtype in one.metadata.items()},
+                    "brings": [entity.name for entity in project.registry.brought_by(one)],
+                    "description": one.description,
+                    "prompts": used.get(one.name, []),
+                }
+                for one in retrievers
+            ]
+        )
+        return
+    rows = [
+        (
+            one.name,
+            "for all" if one.entity is None else one.entity.name,
+            one.description,
+            f"function, {one.declared_tier}" if one.source is None else one.source.path,
+            "-" if one.embedder is None else one.embedder.model,
+            ", ".join(f"{name}: {dtype}" for name, dtype in one.metadata.items()),
+            ", ".join(used.get(one.name, [])),
+        )
+        for one in retrievers
+    ]
+    terminal.table(("retriever", "entity", "description", "source", "embedder", "metadata", "prompts"), rows)
+    if not retrievers:
+        terminal.note("the registry has no retrievers; docs/documents.md says how to declare one")
+
+
+def _documents(plan: PromptPlan) -> list[str]:
+    return [f"{one.name}: {one.retriever.name}" for one in plan.documents]
 
 
 def _active(project: Project) -> Release | None:
@@ -226,4 +276,5 @@ def _prompt_json(plan: PromptPlan, released: str | None, tokens: tuple[int, str 
         "counted_by": tokens[1] or "estimate",
         "features": [ref.name for ref in plan.features.answers],
         "inputs": {name: str(one.dtype) for name, one in plan.inputs.items()},
+        "documents": {one.name: one.retriever.name for one in plan.documents},
     }

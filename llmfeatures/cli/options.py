@@ -38,6 +38,12 @@ ReleaseOption = Annotated[
         help="The prompt as a release has it: an id, active or previous; then: the one of the time.",
     ),
 ]
+LiveDocumentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--live-documents", help="In history, take what a retriever has now, where it does not know what was there."
+    ),
+]
 HERE = Path()
 
 
@@ -82,6 +88,15 @@ def parse_pairs(pairs: Mapping[str, str], dtypes: Mapping[str, DType], what: str
         except InvalidValueError as error:
             raise RequestError(f"{name} is of type {dtypes[name]}: {error}") from None
     return values
+
+
+def note_blank(values: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Say which join keys are given as blank text: legal, but mostly a variable of the shell that is not set."""
+    from llmfeatures.cli import terminal
+
+    for name in keys:
+        if isinstance(value := values.get(name), str) and not value.strip():
+            terminal.note(f"{name}= is given without a value, and is looked up as empty text; --nobody is for nobody")
 
 
 def with_keys(values: Mapping[str, Any], keys: Mapping[str, DType], *, nobody: bool) -> dict[str, Any]:

@@ -164,6 +164,8 @@ def _entity(words: list[str], project: object) -> dict[str, str | None] | None:
         if name not in dtypes:
             raise UnknownNameError("join key", name, dtypes)
         if equals:
+            if not value.strip():  # a variable of the shell that is not set would make a key of nobody's
+                raise RequestError(f"--entity {name}= has no value; give one, like --entity {name}=8a2f")
             try:
                 dtypes[name].parse(value)
             except InvalidValueError as error:

@@ -10,16 +10,18 @@ from llmfeatures.cli import terminal
 from llmfeatures.cli.options import HERE, JsonOption, ProjectOption
 
 if TYPE_CHECKING:
+    from llmfeatures.retriever_status import RetrieverStatus
     from llmfeatures.status import Status, StoreStatus, ViewStatus
 
+DOCUMENT_COLUMNS = ("retriever", "state", "watermark", "lag", "cadence", "documents", "versions", "model", "last run")
 COLUMNS = ("view", "state", "watermark", "lag", "cadence", "keys", "bytes", "last run", "rows read", "keys written")
 _NUMBERS = ("keys", "bytes", "rows read", "keys written")
 
 
 def status(project: ProjectOption = HERE, as_json: JsonOption = False) -> None:
-    """Show how old each view is against its cadence, what is online, and the last errors.
+    """Show how old each view and each retriever's index is against its cadence, what is online, and the last errors.
 
-    Exit code 1 when a view is late or its features are unavailable, or when the online store cannot be reached.
+    Exit code 1 when a view or retriever is late or unavailable, or when the online store cannot be reached.
     """
     from llmfeatures.project import Project
     from llmfeatures.status import status_json
@@ -39,6 +41,10 @@ def _show(found: Status) -> None:
         terminal.write()
         exact = found.store.usage is None or found.store.usage.exact
         terminal.table(COLUMNS, [_row(view, exact=exact) for view in found.views], numbers=_NUMBERS)
+    if found.retrievers:
+        terminal.write()
+        rows = [_retriever_row(one) for one in found.retrievers]
+        terminal.table(DOCUMENT_COLUMNS, rows, numbers=("documents", "versions"))
     pushed = [(view.view, view.pushes) for view in found.views if view.pushes is not None]
     if pushed:
         terminal.write()
@@ -52,11 +58,11 @@ def _show(found: Status) -> None:
             for name, size in pushed
         ]
         terminal.table(columns, rows, numbers=columns[1:])
-    failures = [failure for view in found.views for failure in view.failures]
+    failures = [failure for one in (*found.views, *found.retrievers) for failure in one.failures]
     if failures:
         terminal.write()
         rows = [(one.view, one.at[:19] + "Z", one.verb, one.message) for one in failures]
-        terminal.table(("view", "failed at", "verb", "error"), rows)
+        terminal.table(("view" if not found.retrievers else "name", "failed at", "verb", "error"), rows)
     for warning in found.warnings:
         terminal.note(warning)
 
@@ -91,6 +97,23 @@ def _row(view: ViewStatus, *, exact: bool) -> tuple[str, ...]:
         "-" if run is None else f"{run.started[:19]}Z",
         "-" if run is None else f"{run.rows_read:,}",
         "-" if run is None else f"{run.keys_written:,}",
+    )
+
+
+def _retriever_row(one: RetrieverStatus) -> tuple[str, ...]:
+    from llmfeatures.status import cadence_text, duration_words
+
+    run = one.last_run
+    return (
+        one.retriever,
+        one.state,
+        "-" if one.watermark is None else terminal.moment_text(one.watermark.replace(microsecond=0)),
+        duration_words(one.lag),
+        cadence_text(one),
+        "-" if one.documents is None else f"{one.documents:,}",
+        "-" if run is None else f"{run.rows_read:,}",
+        one.model or "-",
+        "-" if run is None else f"{run.started[:19]}Z",
     )
 
 

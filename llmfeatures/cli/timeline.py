@@ -51,7 +51,7 @@ def write_timeline(made: Timeline) -> None:
 def _write_entry(entry: TimelineEntry) -> None:
     from llmfeatures.cli import worddiff
     from llmfeatures.clock import iso
-    from llmfeatures.explain import age_text
+    from llmfeatures.explain_documents import age_text
 
     lasted = "until the end" if entry.end is None else f"for {age_text(entry.end, entry.at)}"
     if entry.before is None:
@@ -60,6 +60,8 @@ def _write_entry(entry: TimelineEntry) -> None:
     terminal.heading(f"{iso(entry.at)} {identity} ({lasted})")
     for one in entry.changed:
         terminal.write(f"   {_change(entry, one)}")
+    for one in entry.documents_changed:
+        terminal.write(f"   document {terminal.safe(one.id)} {one.said}")
     if entry.before is None:
         terminal.write("\n".join(f"   {line}".rstrip() for line in entry.text.split("\n")))
     for line in entry.diff():

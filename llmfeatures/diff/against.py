@@ -25,6 +25,7 @@ from llmfeatures.diff.compare import Drawing, constants, drawn_for
 from llmfeatures.diff.shown import counted, percent
 from llmfeatures.diff.then import described, present_findings, rendered, value_part
 from llmfeatures.errors import LLMFeaturesError, RequestError
+from llmfeatures.historical_documents import Retrievers
 from llmfeatures.ports import OfflineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.registry import Registry
@@ -202,7 +203,13 @@ def _and(names: Sequence[str]) -> str:
 
 
 def check_against(
-    config: Config, registry: Registry, against: str, *, offline: Callable[[], OfflineStore], now: datetime
+    config: Config,
+    registry: Registry,
+    against: str,
+    *,
+    offline: Callable[[], OfflineStore],
+    retrievers: Retrievers,
+    now: datetime,
 ) -> Against:
     """What changed since a revision of the project, in its registry and its prompts, and what that does.
 
@@ -213,6 +220,7 @@ def check_against(
         registry: the present registry.
         against: ``git:REV``.
         offline: opens the history.
+        retrievers: opens the retrievers.
         now: the end of last week, aware.
 
     Raises:
@@ -236,7 +244,7 @@ def check_against(
             "views": {one["name"]: value_part(one) for one in views["views"]},
         }
         then = _then(Path(folder), request, at)
-        return _Report(at, registry, prompts, views, then, spines, offline).made(config.prompts)
+        return _Report(at, registry, prompts, views, then, spines, offline, retrievers).made(config.prompts)
 
 
 def _then(folder: Path, request: Mapping[str, Any], at: git.Revision) -> Mapping[str, Any]:
@@ -296,6 +304,7 @@ class _Report:
     then: Mapping[str, Any]
     spines: _Spines
     offline: Callable[[], OfflineStore]
+    retrievers: Retrievers
 
     def made(self, folder: Path) -> Against:
         """The whole report."""
@@ -356,7 +365,7 @@ class _Report:
             return Rows(rows=table.num_rows), None
         try:
             inputs = constants(plan, {}, stand_in=True, notes=[])
-            identities, _ = rendered(self.offline(), plan, table, inputs)
+            identities, _ = rendered(self.offline(), self.retrievers, plan, table, inputs)
         except LLMFeaturesError as error:
             return Rows(), str(error)
         changed = sum(old != new for old, new in zip(then["ids"], identities, strict=True))

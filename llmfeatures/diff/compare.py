@@ -19,6 +19,7 @@ from llmfeatures.diff.sides import both
 from llmfeatures.diff.sources import Version
 from llmfeatures.diff.tally import Tally
 from llmfeatures.errors import InvalidValueError, RequestError, did_you_mean
+from llmfeatures.historical_documents import DocumentsOf
 from llmfeatures.ports import EVENT_TIMESTAMP, ClockName, OfflineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT
@@ -92,6 +93,7 @@ def compare(
     spine: object | Drawing,
     inputs: Mapping[str, Any],
     clock: ClockName,
+    documents: DocumentsOf,
     price: Decimal | None,
 ) -> PromptDiff:
     """Render both versions over the same rows and count what differs.
@@ -104,12 +106,14 @@ def compare(
         spine: a given one, as for `Project.history`, or how one is drawn.
         inputs: values for inputs that are no columns of a spine.
         clock: which rows of the history count.
+        documents: finds those of a version.
         price: per million input tokens; None counts no money.
 
     Raises:
         RequestError: an option is wrong, or nobody is there to draw.
         SpineError: the spine cannot be read, or lacks a column.
         SourceError: a source is not what the registry says.
+        RetrieverError: a retriever did not do what was asked.
     """
     sides = DiffSide(label=old.label, version=old.plan.version), DiffSide(label=new.label, version=new.plan.version)
     notes: list[str] = []
@@ -124,7 +128,7 @@ def compare(
     rows: object = spine
     if isinstance(spine, Drawing):
         rows = _drawn(offline, registry, (old.plan, new.plan), spine, given, clock)
-    for one in both(offline, old.plan, new.plan, rows, clock=clock, inputs=given):
+    for one in both(offline, old.plan, new.plan, rows, clock=clock, documents=documents, inputs=given):
         tally.add(one)
     tokens = tally.tokens.total()
     span = _span(tally.moments, spine)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from llmfeatures import columns
 from llmfeatures.errors import RequestError
+from llmfeatures.historical_documents import DocumentsOf
 from llmfeatures.history_rows import HistoryRows, HistorySummary
 from llmfeatures.ports import ClockName, FoundColumns, Joined, Lookup, OfflineStore
 from llmfeatures.prompt_plan import PromptPlan
@@ -34,36 +35,46 @@ def both(
     spine: object,
     *,
     clock: ClockName,
+    documents: DocumentsOf,
     inputs: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
 ) -> Iterator[Sides]:
     """Each batch of the spine's rows by both versions.
 
-    ``inputs`` are constants by side: canonical values of inputs that the spine has no column for.
+    ``documents`` finds those of a version; ``inputs`` are constants by side: canonical values of inputs that the spine
+    has no column for.
 
     Raises:
         SpineError: the spine cannot be read, or lacks a column.
         SourceError: a source is not what the registry says.
+        RetrieverError: a retriever did not do what was asked.
     """
     lookups = union((*old.features.lookups, *new.features.lookups))
     joined = offline.join(spine, lookups, clock=clock, dtypes=spine_dtypes(old, new, {*inputs[0], *inputs[1]}))
     first, second = tee(joined)
-    befores = _rows(old, clock).batches(_own(one, old, lookups, inputs[0]) for one in first)
-    afters = _rows(new, clock).batches(_own(one, new, lookups, inputs[1]) for one in second)
+    befores = _rows(old, clock, documents).batches(_own(one, old, lookups, inputs[0]) for one in first)
+    afters = _rows(new, clock, documents).batches(_own(one, new, lookups, inputs[1]) for one in second)
     for before, after in zip(befores, afters, strict=True):
         yield Sides(before, after)
 
 
 def one(
-    offline: OfflineStore, plan: PromptPlan, spine: object, *, clock: ClockName, inputs: Mapping[str, Any]
+    offline: OfflineStore,
+    plan: PromptPlan,
+    spine: object,
+    *,
+    clock: ClockName,
+    documents: DocumentsOf,
+    inputs: Mapping[str, Any],
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one version alone. Raises as `both`."""
     lookups = union(plan.features.lookups)
     joined = offline.join(spine, lookups, clock=clock, dtypes=plan.parameters)
-    yield from _rows(plan, clock).batches(_own(batch, plan, lookups, inputs) for batch in joined)
+    yield from _rows(plan, clock, documents).batches(_own(batch, plan, lookups, inputs) for batch in joined)
 
 
-def _rows(plan: PromptPlan, clock: ClockName) -> HistoryRows:
-    return HistoryRows(plan, clock, HistorySummary(statuses={ref.name: Counter() for ref in plan.features.outputs}))
+def _rows(plan: PromptPlan, clock: ClockName, documents: DocumentsOf) -> HistoryRows:
+    summary = HistorySummary(statuses={ref.name: Counter() for ref in plan.features.outputs})
+    return HistoryRows(plan, clock, summary, documents(plan))
 
 
 def spine_dtypes(old: PromptPlan, new: PromptPlan, apart: Collection[str] = ()) -> dict[str, DType]:

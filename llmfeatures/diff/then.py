@@ -23,26 +23,35 @@ from llmfeatures.config import find_config, open_offline
 from llmfeatures.diff.compare import constants
 from llmfeatures.diff.sides import one
 from llmfeatures.errors import LLMFeaturesError
+from llmfeatures.historical_documents import HistoricalDocuments, Retrievers, documents_of
+from llmfeatures.plan import FeaturePlan
 from llmfeatures.ports import OfflineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.file import ABSENT, Policy, read_prompt
 from llmfeatures.registry import Registry, load_registry
 from llmfeatures.releases.definitions import registry_json
+from llmfeatures.retrievers import Retrieving
 from llmfeatures.types import json_value
 
 
 def described(plan: PromptPlan) -> dict[str, Any]:
-    """What a prompt reads and how, as JSON."""
+    """What a prompt and its documents read and how, as JSON."""
+    read = [ref for features in plan_features(plan) for ref in features.outputs]
     return {
         "version": plan.version,
         "features": {
             f"{ref.role.entity.name}.{ref.feature}": {"name": ref.name, **policy_json(ref.policy)}
-            for ref in plan.features.outputs
+            for ref in read
             if ref.printed
         },
-        "reads": sorted(f"{ref.role.entity.name}.{ref.feature}" for ref in plan.features.outputs),
+        "reads": sorted({f"{ref.role.entity.name}.{ref.feature}" for ref in read}),
     }
+
+
+def plan_features(plan: PromptPlan) -> list[FeaturePlan]:
+    """The features of a prompt, and those that each of its documents brings."""
+    return [plan.features, *(one.features for document in plan.documents for one in document.brought)]
 
 
 def policy_json(policy: Policy) -> dict[str, Any]:
@@ -73,12 +82,16 @@ def present_findings(registry: Registry, folder: Path) -> dict[str, dict[str, An
 
 
 def rendered(
-    offline: OfflineStore, plan: PromptPlan, spine: pa.Table, inputs: Mapping[str, Any]
+    offline: OfflineStore, retrievers: Retrievers, plan: PromptPlan, spine: pa.Table, inputs: Mapping[str, Any]
 ) -> tuple[list[str | None], list[str | None]]:
     """The prompt ids of a spine's rows, and why they have none."""
     identities: list[str | None] = []
     errors: list[str | None] = []
-    for batch in one(offline, plan, spine, clock="known", inputs=inputs):
+
+    def documents(of: PromptPlan) -> HistoricalDocuments | None:
+        return documents_of(of, offline, retrievers, "known")
+
+    for batch in one(offline, plan, spine, clock="known", documents=documents, inputs=inputs):
         identities += batch.column("prompt_id").to_pylist()
         errors += batch.column("error").to_pylist()
     return identities, errors
@@ -92,30 +105,36 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     prompts = Prompts(registry, config.prompts)
     answer: dict[str, Any] = {"registry": registry_json(registry), "prompts": {}}
     answer["present"] = present_findings(registry, present.prompts)
-    offline = open_offline(present)
+    offline, retrievers = open_offline(present), Retrieving(present)
     try:
         views = {one["name"]: value_part(one) for one in answer["registry"]["views"]}
         changed = {name for name, view in views.items() if view != request["views"].get(name)}
         for name in prompts.names() if config.prompts.is_dir() else ():
-            answer["prompts"][name] = _prompt(prompts, name, offline, request["spines"].get(name), changed)
+            answer["prompts"][name] = _prompt(prompts, name, offline, retrievers, request["spines"].get(name), changed)
     finally:
+        retrievers.close()
         offline.close()
     return answer
 
 
 def _prompt(
-    prompts: Prompts, name: str, offline: OfflineStore, asked: Mapping[str, Any] | None, changed: Collection[str]
+    prompts: Prompts,
+    name: str,
+    offline: OfflineStore,
+    retrievers: Retrievers,
+    asked: Mapping[str, Any] | None,
+    changed: Collection[str],
 ) -> dict[str, Any]:
     """A prompt as it was then; rendered where it, or a view that it reads, is another now."""
     try:
         plan = prompts.plan(name)
         made = described(plan)
-        other = any(ref.view.name in changed for ref in plan.features.refs)
+        other = any(ref.view.name in changed for features in plan_features(plan) for ref in features.refs)
         if asked is not None and (other or asked["version"] != plan.version):
             with pa.memory_map(asked["path"]) as file:
                 spine = pa.ipc.open_file(file).read_all()
             inputs = constants(plan, {}, stand_in=True, notes=[])
-            made["ids"], made["errors"] = rendered(offline, plan, spine, inputs)
+            made["ids"], made["errors"] = rendered(offline, retrievers, plan, spine, inputs)
     except LLMFeaturesError as error:
         return {"problem": str(error)}
     return made

@@ -86,7 +86,7 @@ def vocabulary_of(plan: PromptPlan) -> Vocabulary:
 
 def _written(plan: PromptPlan) -> Iterator[str]:
     environment = make_environment(Path())
-    for source in (plan.template.body, *plan.template.sources.values()):
+    for source in (plan.template.body, *plan.partials.values()):
         try:
             tree = environment.parse(source)
         except TemplateSyntaxError:  # a partial that the plan does not need to be right

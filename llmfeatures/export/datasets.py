@@ -20,6 +20,7 @@ from llmfeatures.export.growing import Appended, LinesFile
 from llmfeatures.export.json_columns import Lines, bytes_of, joined
 from llmfeatures.export.lines import (
     UniqueIds,
+    has_documents,
     messages_of,
     records_of,
     texts_of,
@@ -110,6 +111,10 @@ def _runs(batch: pa.RecordBatch) -> list[tuple[int, pa.RecordBatch]]:
     return runs
 
 
+def _about(batch: pa.RecordBatch) -> tuple[str, ...]:
+    return (*_ABOUT, "documents") if has_documents(batch.schema) else _ABOUT
+
+
 def promptfoo_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
     """Test cases for ``prompts: ['{{prompt}}']``; a target must be contained in the answer, an empty one asks nothing.
 
@@ -122,7 +127,7 @@ def promptfoo_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
         '"}',
         texts_of(batch.column("target"), _contained),
         ',"metadata":',
-        records_of(batch, ("id", *_ABOUT), number),
+        records_of(batch, ("id", *_about(batch)), number),
         ',"options":{"disableVarExpansion":true}}\n',
     )
     _refuse_hostile(lines, number)
@@ -152,7 +157,7 @@ def inspect_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
     return joined(
         '{"id":', texts_of(batch.column("id")), ',"input":', messages_of(batch),
         texts_of(batch.column("target"), lambda one: b',"target":' + one),
-        ',"metadata":', records_of(batch, _ABOUT, number), "}\n",
+        ',"metadata":', records_of(batch, _about(batch), number), "}\n",
     )  # fmt: skip
 
 
@@ -162,7 +167,7 @@ def langfuse_lines(batch: pa.RecordBatch, number: int, name: str) -> Lines:
         f'{{"datasetName":{orjson.dumps(name).decode()},"id":', texts_of(batch.column("id")),
         ',"input":{"messages":', messages_of(batch), "}",
         texts_of(batch.column("target"), lambda one: b',"expectedOutput":' + one),
-        ',"metadata":', records_of(batch, _ABOUT, number), ',"status":"ACTIVE"}\n',
+        ',"metadata":', records_of(batch, _about(batch), number), ',"status":"ACTIVE"}\n',
     )  # fmt: skip
 
 
@@ -174,7 +179,7 @@ def mlflow_lines(batch: pa.RecordBatch, number: int, _name: str) -> Lines:
         texts_of(batch.column("target"), lambda one: b',"expectations":{"expected_response":' + one + b"}"),
         ',"tags":{"id":', ids,
         ',"prompt_id":', texts_of(batch.column("prompt_id")),
-        ',"about":"', records_of(batch, _ABOUT, number, inside=True), '"}}\n',
+        ',"about":"', records_of(batch, _about(batch), number, inside=True), '"}}\n',
     )  # fmt: skip
 
 

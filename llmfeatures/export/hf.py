@@ -12,21 +12,21 @@ import pyarrow as pa
 from pyarrow import compute
 
 from llmfeatures.export.growing import ParquetParts
-from llmfeatures.export.lines import with_prompt
+from llmfeatures.export.lines import has_documents, with_prompt
 from llmfeatures.export.parquet import ParquetWriting
 from llmfeatures.export.writing import ResumableExporter, Writing
 
 pc: Any = compute
-_LEFT_OUT = ("error", "documents")
 
 
 class HfExporter(ResumableExporter):
     """Writes one row per prompt. ``prompt`` is called ``prompt_name``, since TRL takes ``prompt`` for messages; structs
-    without fields, ``documents`` and ``error`` are left out."""
+    without fields, ``error``, and the ``documents`` of a prompt without any are left out."""
 
     def begun(self, schema: pa.Schema, path: Path, folder: Path, state: Mapping[str, Any] | None) -> Writing:
         """As `ResumableExporter.begun`."""
-        names = [field.name for field in schema if field.name not in _LEFT_OUT and not _empty(field.type)]
+        left_out = ("error",) if has_documents(schema) else ("error", "documents")
+        names = [field.name for field in schema if field.name not in left_out and not _empty(field.type)]
         made = pa.schema([schema.field(name).with_name(_renamed(name)) for name in names])
 
         def form(batch: pa.RecordBatch) -> pa.RecordBatch:

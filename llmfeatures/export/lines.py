@@ -18,6 +18,13 @@ from llmfeatures.export.json_columns import BYTES, Lines, json_objects, json_tex
 
 pc: Any = compute
 _DIGEST = 16
+DOCUMENTS = "llmfeatures.documents"
+"""In the metadata of the schema of rows whose prompt has documents: the names that it has for them."""
+
+
+def has_documents(schema: pa.Schema) -> bool:
+    """Whether the rows are those of a prompt with documents; else the column ``documents`` says nothing."""
+    return DOCUMENTS.encode() in (schema.metadata or {})
 
 
 def with_prompt(batch: pa.RecordBatch) -> pa.RecordBatch:

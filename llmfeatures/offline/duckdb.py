@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -30,8 +30,12 @@ from llmfeatures.offline.sources import Described, describe, examine, label_of, 
 from llmfeatures.offline.strategy import checked
 from llmfeatures.offline.versions import versions as source_versions
 from llmfeatures.ports import ClockName, Joined, JoinStep, LatestBatch, LatestCount, Lookup, PushLog, Since
+from llmfeatures.retriever import Retriever
 from llmfeatures.schema import FeatureView
 from llmfeatures.types import DType
+
+if TYPE_CHECKING:
+    from llmfeatures.offline.documents import ReadDocuments
 
 _DAY = timedelta(days=1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -227,6 +231,20 @@ class DuckDBStore:
             stack.callback(reader.close)
             for raw in spines.rebatched(reader, batch_rows):
                 yield newest.latest_batch(view, raw)
+
+    def check_documents(self, retriever: Retriever) -> list[str]:
+        """As `DocumentSources.check_documents`."""
+        from llmfeatures.offline import document_files
+
+        return document_files.problems_of(self.root, retriever)
+
+    @contextmanager
+    def documents(self, retriever: Retriever) -> Generator[ReadDocuments]:
+        """As `DocumentSources.documents`."""
+        from llmfeatures.offline.documents import read_documents
+
+        with self._connection() as con, read_documents(con, self.root, retriever) as found:
+            yield found
 
     def interrupt(self) -> None:
         """As `Interruptible.interrupt`."""

@@ -35,10 +35,10 @@ from llmfeatures.online.layout import (
     ttl_arguments,
     view_arguments,
 )
-from llmfeatures.online.pool import Pool
 from llmfeatures.online.rows import belongs, check_format, meta_of, newest, refuse_format
 from llmfeatures.online.usage import redis_usage
 from llmfeatures.online.wire import AsyncLine, AsyncLines, Line, ReplyError, StaleError, options
+from llmfeatures.pool import Pool
 from llmfeatures.ports import Begun, Meta, Read, RowColumns, RowWrite, Usage, ViewFields, ViewMeta, Written
 
 T = TypeVar("T")

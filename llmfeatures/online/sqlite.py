@@ -21,7 +21,6 @@ from typing import TypeVar
 from llmfeatures.clock import stamp, system_clock
 from llmfeatures.codec import FORMAT, KEY_FIELD, STAMP_LENGTH, view_field
 from llmfeatures.errors import EntityMismatchError, FormatError, StoreError, StoreReadOnlyError, StoreUnavailableError
-from llmfeatures.online.pool import Pool
 from llmfeatures.online.rows import (
     FORMAT_FIELD,
     LIFETIME_FIELD,
@@ -36,6 +35,7 @@ from llmfeatures.online.rows import (
     row_writes,
 )
 from llmfeatures.online.usage import sqlite_usage
+from llmfeatures.pool import Pool
 from llmfeatures.ports import Begun, Meta, Read, RowColumns, RowWrite, Usage, ViewFields, ViewMeta, Written
 
 T = TypeVar("T")

@@ -68,7 +68,14 @@ class Authoring(Stores):
         """
         from llmfeatures.diff.against import check_against
 
-        return check_against(self.config, self.registry, against, offline=lambda: self.offline, now=self.clock())
+        return check_against(
+            self.config,
+            self.registry,
+            against,
+            offline=lambda: self.offline,
+            retrievers=self.retrieving,
+            now=self.clock(),
+        )
 
     def apply(self, message: str = "", *, dry_run: bool = False) -> Applied:
         """Check everything, and make the registry and the prompt files, as they are now, the active release.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llmfeatures.diff.result import PromptDiff
+    from llmfeatures.historical_documents import DocumentsOf
     from llmfeatures.history import History
     from llmfeatures.prepared import PreparedSpine
     from llmfeatures.released_history import Reign
@@ -181,6 +182,7 @@ class Historical(Stores):
         seed: int = 0,
         without: str | Sequence[str] | None = None,
         release: str | None = None,
+        live_documents: bool = False,
     ) -> History:
         """Historical prompts: one per row of the spine, which also has the prompt's inputs. See `History`.
 
@@ -204,6 +206,7 @@ class Historical(Stores):
             release: the prompt as a release has it, as for `at_release`; or ``then``: each row by the release that was
                 active at its moment. A row before the first release, or of one that lacks the prompt or cannot be
                 rendered here, has an error.
+            live_documents: take what a retriever has now where it knows no time, instead of refusing.
 
         Raises:
             UnknownNameError: there is no such prompt, feature or release.
@@ -230,6 +233,7 @@ class Historical(Stores):
                 label=label,
                 seed=seed,
                 without=without,
+                live_documents=live_documents,
             )
         drawn = {"users": users, "every": every, "since": since, "where": where, "inputs": inputs}
         others = {"sample": sample, "stratify": stratify, "target": target, "label": label, "without": without}
@@ -260,7 +264,9 @@ class Historical(Stores):
                 offline=self.offline,
                 clock=clock_name(clock),
                 exporters=configuration.exporters(),
-                protected=source_files(self.config.root, self.registry.views),
+                protected=source_files(self.config.root, self.registry),
+                retrievers=self.retrieving,
+                live_documents=live_documents,
             )
         return History(
             self.prompts.plan(prompt),
@@ -269,7 +275,9 @@ class Historical(Stores):
             clock=clock_name(clock),
             exporters=configuration.exporters(),
             without=without or (),
-            protected=source_files(self.config.root, self.registry.views),
+            protected=source_files(self.config.root, self.registry),
+            retrievers=self.retrieving,
+            live_documents=live_documents,
         )
 
     def timeline(
@@ -309,6 +317,7 @@ class Historical(Stores):
             since=_since(since, end),
             until=end,
             clock=clock_name(clock),
+            retrievers=self.retrieving,
         )
 
     def diff(
@@ -326,6 +335,7 @@ class Historical(Stores):
         seed: int = 0,
         clock: str = "known",
         price: Decimal | str | float | None = None,
+        live_documents: bool = False,
     ) -> PromptDiff:
         """What a change of a prompt does to its history: another version of it and this one over the same rows.
 
@@ -343,6 +353,7 @@ class Historical(Stores):
             seed: see `spine`.
             clock: as for `history`.
             price: of a million input tokens; None is ``[diff] price``, if it is set.
+            live_documents: as for `history`.
 
         Raises:
             UnknownNameError: there is no such prompt.
@@ -369,8 +380,15 @@ class Historical(Stores):
             spine=asked_rows(spine, {**drawing, "until": at}, now=self.clock(), seed=seed),
             inputs=inputs or {},
             clock=clock_name(clock),
+            documents=self._documents_of(clock, live=live_documents),
             price=asked_price(self.config.diff.price if price is None else price),
         )
+
+    def _documents_of(self, clock: str, *, live: bool) -> DocumentsOf:
+        from llmfeatures.historical_documents import documents_of
+
+        at_clock = clock_name(clock)
+        return lambda plan: documents_of(plan, self.offline, self.retrieving, at_clock, live=live)
 
     def _reigns(self, prompt: str) -> list[Reign]:
         """Which plan a prompt had from when on, by the releases that were active."""

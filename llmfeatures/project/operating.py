@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmfeatures import config as configuration
 from llmfeatures.builder import (
@@ -17,21 +17,25 @@ from llmfeatures.clock import system_clock
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import (
     FormatError,
+    LLMFeaturesError,
     OnDemandError,
     PushLogError,
     RequestError,
     StoreReadOnlyError,
+    UnknownNameError,
     did_you_mean,
 )
 from llmfeatures.plan import FeaturePlan
-from llmfeatures.ports import Meta, RunRecord
+from llmfeatures.ports import DocumentIndex, Meta, RunRecord, index_meta
 from llmfeatures.project.stores import Stores
 from llmfeatures.registry import schema_hash
+from llmfeatures.retriever import Retriever
 from llmfeatures.schedule import due as is_due
 from llmfeatures.schema import FeatureView, PushSource
 
 if TYPE_CHECKING:
     from llmfeatures.materialize import MaterializeReport, Progress
+    from llmfeatures.project.indexing import Indexing
     from llmfeatures.push_report import PushReport
     from llmfeatures.status import Status
 
@@ -51,26 +55,31 @@ class Operating(Stores):
         check: bool = True,
         progress: Progress | None = None,
     ) -> MaterializeReport:
-        """Bring the newest rows of the offline store online. A view that fails does not stop the others.
+        """Bring the newest rows of the offline store online, and documents into their vector database. A view or
+        retriever that fails does not stop the others.
 
         Args:
-            views: names of views; None is all.
+            views: names of views and retrievers; None is all.
             full: replace everything, also what was corrected in place or deleted; else only what is new since the
-            last run.
-            until: take rows with both timestamps at or before this moment; None is now.
-            due: only those of the views that are `due`; and nothing when another process is at such a run of this
+            last run. Documents are compared by content in any case; in full, their index is made anew, from vectors
+            that are kept where the model is the same.
+            until: take rows with both timestamps at or before this moment; None is now. Documents are all taken, those
+            of a later ``valid_from`` too: they are not found before it.
+            due: only what is `due`; and nothing when another process is at such a run of this
                 project, as the report says then.
-            rate: write at most so many rows per second; None is no limit.
-            accept: write also what a view's ``expect`` would refuse.
+            rate: write at most so many rows, or documents, per second; None is no limit.
+            accept: write also what a view's ``expect`` would refuse, and index a source that has no documents, or less
+                than half of what its index holds.
             check: raise an error at the end when a view failed; else ``failures`` of the report says so.
             progress: told how far the run is.
 
         Raises:
-            UnknownNameError: there is no such view.
-            RequestError: the rate is no number of rows.
+            UnknownNameError: there is no such view or retriever.
+            RequestError: the rate is no number of rows, or a retriever is a function.
             SourceError: a source is not what the registry says.
             ExpectationError: rows are not what the view expects; nothing of the view was written.
             StoreError: the online store may not or cannot be written.
+            RetrieverError: an index fits another definition and not ``full``, or its database or its model fails.
         """
         from llmfeatures.materialize import Materializer, MaterializeReport, Options
         from llmfeatures.pace import Pace
@@ -83,7 +92,7 @@ class Operating(Stores):
         names = [views] if isinstance(views, str) else views
         if names is not None and not isinstance(names, (list, tuple)):
             raise RequestError(f"views is a list of names, or None for all, not {type(names).__name__}")
-        chosen = self.registry.views if names is None else tuple(self.registry.view(name) for name in names)
+        chosen, retrievers = self._named(names)
         options = Options(full=full, accept=accept, pace=Pace(rate=rate))
         now = self.clock()
         last = now if until is None else moment("until", until)
@@ -97,27 +106,68 @@ class Operating(Stores):
                     return MaterializeReport(views=(), running_elsewhere=True)
                 wanted = self.due(now)
                 chosen = tuple(view for view in chosen if view.name in wanted)
+                retrievers = tuple(one for one in retrievers if one.name in wanted)
             self._compact(chosen)
             report = materializer.run(chosen, self.registry.views, until=last, now=now, options=options, **told)
+            if retrievers:
+                indexed = self._indexing(progress).run(retrievers, now=now, full=full, accept=accept, pace=options.pace)
+                report = report.joined(indexed)
         if check:
             report.check()
         return report
 
     def due(self, now: datetime | str | None = None) -> list[str]:
-        """The names of the views that are due: those whose watermark in the online store lies before the last multiple
-        of their cadence, and those that were never filled, or under another definition. None of them lacks a cadence.
+        """The names of the views and retrievers that are due: those whose watermark in the online store, or in the
+        index, lies before the last multiple of their cadence, and those that were never filled, or under another
+        definition. None of them lacks a cadence.
 
         Args:
             now: at which moment; None is now.
 
         Raises:
             RequestError: ``now`` is no time.
-            StoreError: the online store cannot be read.
+            StoreError: the online store cannot be read. An index that cannot be read is due: its run says why.
         """
         at = self.clock() if now is None else moment("now", now)
         views = [view for view in self.registry.views if view.cadence is not None]
         meta = self.online.meta() if views else None
-        return [view.name for view in views if is_due(view, _complete_up_to(view, meta), at)]
+        due = [view.name for view in views if is_due(view, _complete_up_to(view, meta), at)]
+        indexed = [one for one in self.registry.retrievers if one.source is not None and one.cadence is not None]
+        return due + [one.name for one in indexed if is_due(one, self._indexed_up_to(one), at)]
+
+    def _named(self, names: Sequence[str] | None) -> tuple[tuple[FeatureView, ...], tuple[Retriever, ...]]:
+        """The views and retrievers of these names; None is all that can be filled."""
+        if names is None:
+            return self.registry.views, tuple(one for one in self.registry.retrievers if one.source is not None)
+        views = {view.name: view for view in self.registry.views}
+        retrievers = {one.name: one for one in self.registry.retrievers}
+        for name in names:
+            if name not in views and name not in retrievers:
+                raise UnknownNameError("view or retriever" if retrievers else "view", name, [*views, *retrievers])
+            if name in retrievers and retrievers[name].source is None:
+                raise RequestError(
+                    f"retriever {name!r} is a function, which searches by itself: there is nothing to fill"
+                )
+        return (
+            tuple(views[name] for name in names if name in views),
+            tuple(retrievers[name] for name in names if name in retrievers),
+        )
+
+    def _indexing(self, progress: Progress | None) -> Indexing:
+        from llmfeatures.project.indexing import Indexing
+
+        return Indexing(
+            config=self.config, sources=self.offline, retrieving=self.retrieving, state=self.state, progress=progress
+        )
+
+    def _indexed_up_to(self, retriever: Retriever) -> datetime | None:
+        """The watermark of a retriever's last complete indexing under its present definition."""
+        try:
+            found = cast("DocumentIndex", self.retrieving.store(retriever)).meta()
+        except LLMFeaturesError:
+            return None
+        wanted = index_meta(retriever, None if found is None else found.watermark)
+        return found.watermark if found is not None and found == wanted else None
 
     def _compact(self, views: Sequence[FeatureView]) -> None:
         """Make Parquet of what was pushed, while there is time. Nothing depends on it."""
@@ -198,7 +248,7 @@ class Operating(Stores):
         return list(self.state.runs(view))
 
     def status(self, *, seconds: float = 2.0) -> Status:
-        """How old the online store is view by view, what it holds, and what went wrong.
+        """How old the online store is view by view, and each retriever's index, what they hold, and what went wrong.
 
         Args:
             seconds: how long online keys may be counted; of more keys than that allows, there are estimates.
@@ -219,6 +269,8 @@ class Operating(Stores):
             now=self.clock(),
             fixed_clock=self.config.project.now is not None,
             seconds=seconds,
+            retrievers=self.registry.retrievers,
+            indexes=lambda one: cast("DocumentIndex", self.retrieving.store(one)),
         )
 
 

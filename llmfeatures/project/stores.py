@@ -20,6 +20,7 @@ from llmfeatures.ports import OfflineStore, OnlineStore, PushLog, StateStore
 from llmfeatures.readers import SyncReader
 from llmfeatures.registry import Registry
 from llmfeatures.releases import Release, Releases
+from llmfeatures.retrievers import Retrieving
 
 if TYPE_CHECKING:
     from llmfeatures.releases.rebuilding import ReleasedPrompts
@@ -72,6 +73,11 @@ class Stores:
         """The project's prompts, compiled when they are first used."""
         return Prompts(self.registry, self.config.prompts)
 
+    @cached_property
+    def retrieving(self) -> Retrieving:
+        """The retrievers at work."""
+        return Retrieving(self.config) if self._stores is None else self._stores.retrieving
+
     @property
     def _timeout(self) -> float:
         return self.config.online.timeout.total_seconds()
@@ -94,13 +100,17 @@ class Stores:
     def builder(self, *, reload: bool = False, release: str | None = None) -> ContextBuilder:
         """A builder of finished prompts on this project's stores; ``release`` as for `ContextBuilder.from_project`."""
         prompts = self._prompts(reload, release)
-        return ContextBuilder(prompts, self.online, lambda: self.offline, self.clock, self._timeout)
+        return ContextBuilder(
+            prompts, self.online, lambda: self.offline, self.clock, self._timeout, retrieving=self.retrieving
+        )
 
     def async_builder(self, *, reload: bool = False, release: str | None = None) -> AsyncContextBuilder:
         """A builder for asyncio, with an online store of its own."""
         prompts = self._prompts(reload, release)
         store = configuration.open_async_online(self.config)
-        return AsyncContextBuilder(prompts, store, lambda: self.offline, self.clock, self._timeout)
+        return AsyncContextBuilder(
+            prompts, store, lambda: self.offline, self.clock, self._timeout, retrieving=self.retrieving.for_asyncio()
+        )
 
     def _prompts(self, reload: bool, release: str | None) -> Prompts:
         if release == "active":
@@ -145,6 +155,6 @@ class Stores:
             if self._owns:
                 self._stores.close()
             return
-        for name in ("online", "offline", "pushes"):
+        for name in ("online", "offline", "pushes", "retrieving"):
             if name in self.__dict__:
                 self.__dict__[name].close()

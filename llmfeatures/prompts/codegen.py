@@ -160,7 +160,7 @@ class PromptCodeGenerator(CodeGenerator):
         if frame.buffer is not None or frame.require_output_check or len(node.nodes) < 2:
             super().visit_Output(node, frame)
             return
-        self.writeline("yield joined((")
+        self.writeline("yield joined((", node)
         self.indent()
         for child in node.nodes:
             self.newline(child)
@@ -185,7 +185,7 @@ class PromptCodeGenerator(CodeGenerator):
         self.write("print_value(")
 
     def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        what = _expression(node)
+        what = expression(node)
         self.write(f", {what!r})" if what else ")")
 
     def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
@@ -341,17 +341,17 @@ def _in_block(frame: Frame) -> bool:
     return frame.block is not None or frame.block_frame
 
 
-def _expression(node: nodes.Node | None) -> str:
+def expression(node: nodes.Node | None) -> str:
     """A short expression as the author wrote it, for messages; empty when it is none."""
     match node:
         case nodes.Name():
             return node.name
         case nodes.Getattr():
-            return f"{inner}.{node.attr}" if (inner := _expression(node.node)) else ""
+            return f"{inner}.{node.attr}" if (inner := expression(node.node)) else ""
         case nodes.Getitem(arg=nodes.Const(value=key)):
-            return f"{inner}[{key!r}]" if (inner := _expression(node.node)) else ""
+            return f"{inner}[{key!r}]" if (inner := expression(node.node)) else ""
         case nodes.Filter() if not node.name.startswith("%"):
-            return f"{inner}|{node.name}" if (inner := _expression(node.node)) else ""
+            return f"{inner}|{node.name}" if (inner := expression(node.node)) else ""
         case _:
             return ""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import CodeType, TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jinja2 import (
     BaseLoader,
@@ -20,6 +20,7 @@ from jinja2 import (
     Template,
     TemplateNotFound,
     TemplateSyntaxError,
+    nodes,
 )
 from jinja2.ext import do, loopcontrols
 from jinja2.lexer import TokenStream
@@ -30,9 +31,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 from markupsafe import Markup
 
-from llmfeatures.errors import LLMFeaturesError, PromptError, RenderError, did_you_mean
-from llmfeatures.prompts.codegen import PARTIALS, Analysis, PromptCodeGenerator, Reference, Use, outside_text
+from llmfeatures.errors import FeatureNotPresentError, LLMFeaturesError, PromptError, RenderError, did_you_mean
+from llmfeatures.prompts.codegen import (
+    PARTIALS,
+    Analysis,
+    PromptCodeGenerator,
+    Reference,
+    Use,
+    expression,
+    outside_text,
+)
 from llmfeatures.prompts.escape import has_control_token
+from llmfeatures.prompts.fenced import DOCUMENTS, fencing_binop, fencing_filters, fencing_method, plain_text
 from llmfeatures.prompts.filters import FILTERS, percent_format
 from llmfeatures.prompts.lexing import PromptParser, Stream, tokens
 from llmfeatures.prompts.runtime import (
@@ -40,19 +50,21 @@ from llmfeatures.prompts.runtime import (
     RENDER,
     TEXT,
     Declared,
+    Fenced,
     Message,
     NeedsPieces,
     Render,
     Text,
     bound,
     count_call,
+    finished_block,
     parts_of,
 )
 from llmfeatures.prompts.sandbox import OPERATORS, ValueFormatter, allowed_attributes, bounded_method, check_operands
 from llmfeatures.prompts.sections import Section, misplaced
-from llmfeatures.prompts.segments import Parts, Segment, settled
+from llmfeatures.prompts.segments import Parts, Segment, settled, with_fences
 from llmfeatures.prompts.spans import SpannedMessage, split
-from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column
+from llmfeatures.prompts.tags import TAGS, Pos, PromptTags, column, syntax_problem
 from llmfeatures.tokens import Tokenizer
 
 __all__ = ["Compiled", "Message", "Names", "PromptEnvironment", "Segment", "compile_prompt", "make_environment"]
@@ -80,6 +92,10 @@ class PromptRuntimeContext(Context):
         self.name = name
         self.globals_keys = set()
         self.blocks = {key: [block] for key, block in blocks.items()} if blocks else {}
+
+    def super(self, name: str, current: Callable[[Context], Iterator[str]]) -> Any:
+        """The block of the parent."""
+        return finished_block(super().super(name, current))
 
 
 class Names(dict[str, Any]):
@@ -110,7 +126,7 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
     context_class = PromptRuntimeContext
     template_class = PromptTemplate
     intercepted_binops = frozenset({"+", "*", "**", "%"})
-    runtime: type[TEXT | PIECES] = TEXT
+    runtime: type[TEXT | PIECES | DOCUMENTS] = TEXT
     concat = staticmethod(TEXT.concat)
 
     def __init__(self, loader: BaseLoader) -> None:
@@ -143,9 +159,17 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         """The same environment with code that remembers segments."""
         made = self.with_loader(cast("BaseLoader", self.loader))
         made.line_offsets = self.line_offsets
-        made.runtime, made.concat = PIECES, PIECES.concat
-        made.filters = self.filters | _tag_filters(PIECES.names)
+        made._use(PIECES)
         return made
+
+    def use_documents(self) -> None:
+        """Compile templates whose texts of documents are fenced, whatever is done to them."""
+        self.filters = fencing_filters(self.filters)
+        self._use(DOCUMENTS)
+
+    def _use(self, runtime: type[TEXT | PIECES | DOCUMENTS]) -> None:
+        self.runtime, self.concat = runtime, runtime.concat
+        self.filters = self.filters | _tag_filters(runtime.names)
 
     # positions
 
@@ -200,14 +224,20 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         allowed = allowed_attributes(obj)
         if allowed is None:
             return super().getattr(obj, attribute)
+        if isinstance(obj, str) and self.runtime is DOCUMENTS:
+            return fencing_method(obj, attribute, self._of_text(plain_text(obj), attribute, allowed))
         if isinstance(obj, str):
-            if attribute == "format":
-                return self._format_of(obj)
-            if (method := bounded_method(obj, attribute)) is not None:
-                return method
+            return self._of_text(obj, attribute, allowed)
         if attribute in allowed:
             return getattr(obj, attribute)
         return self._no_attribute(obj, attribute, allowed)
+
+    def _of_text(self, obj: str, attribute: str, allowed: Iterable[str]) -> Any:
+        if attribute == "format":
+            return self._format_of(obj)
+        if (method := bounded_method(obj, attribute)) is not None:
+            return method
+        return getattr(obj, attribute) if attribute in allowed else self._no_attribute(obj, attribute, allowed)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """``obj[key]``: an item, else for a text key what ``obj.key`` gives."""
@@ -218,9 +248,10 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         try:
             return obj[argument]
         except (TypeError, LookupError):
-            if isinstance(argument, Markup):
+            if isinstance(argument, Markup) and not isinstance(argument, Fenced):
                 return self.getattr(obj, argument)
-            return self.undefined(f"a {type(obj).__name__} has no such item", obj=obj, name="an item")
+            kind = "text" if isinstance(obj, str) else type(obj).__name__
+            return self.undefined(f"a {kind} has no such item", obj=obj, name="an item")
 
     def _item(self, obj: Mapping[Any, Any], key: Any, *, written: bool = False) -> Any:
         try:
@@ -228,7 +259,8 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
         except (LookupError, TypeError):
             hint = "; to loop over the items use the filter items" if key == "items" else ""
             # a key that the author did not write is a value, and is not shown
-            said = f"item {str(key)!r}" if written or isinstance(key, Markup) else "such item"
+            shown = written or (isinstance(key, Markup) and not isinstance(key, Fenced))
+            said = f"item {str(key)!r}" if shown else "such item"
             return self.undefined(f"there is no {said}{hint}", obj=obj, name="an item")
 
     def _no_attribute(self, obj: Any, name: str, allowed: Iterable[str]) -> Any:
@@ -244,6 +276,11 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
         """The operators that can make much out of little."""
+        if self.runtime is DOCUMENTS:
+            return fencing_binop(operator, left, right, partial(self._computed, operator))
+        return self._computed(operator, left, right)
+
+    def _computed(self, operator: str, left: Any, right: Any) -> Any:
         if operator == "%":
             return percent_format(left, right) if isinstance(left, str) else left % right
         check_operands(operator, left, right)
@@ -257,9 +294,25 @@ class PromptEnvironment(ImmutableSandboxedEnvironment):
 
     def call_filter(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """A filter by a name that the template computes; never one of the tags'."""
-        if name in TAGS:
-            raise RenderError(f"unknown filter {name!r}")
+        if isinstance(name, Fenced):
+            raise RenderError("the text of a document names no filter")
+        if name in TAGS or name not in self.filters:
+            raise RenderError(_unknown("filter", name))
         return super().call_filter(name, *args, **kwargs)
+
+    def call_test(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A test by a name that the template computes."""
+        if isinstance(name, Fenced):
+            raise RenderError("the text of a document names no test")
+        if name not in self.tests:
+            raise RenderError(_unknown("test", name))
+        return super().call_test(name, *args, **kwargs)
+
+
+def _unknown(kind: str, name: Any) -> str:
+    """That there is no filter, or test, of a name that was computed; it is shown when the author wrote it."""
+    written = isinstance(name, Text) and all(part.kind == "literal" for part in parts_of(name))
+    return f"unknown {kind} {str(name)!r}" if written else f"unknown {kind}: an expression gives its name here"
 
 
 def _tag_filters(names: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
@@ -313,6 +366,8 @@ class Compiled:
     """The section tags, each with its file; partials included."""
     breaks: int
     """How many cache breaks there are."""
+    has_conversation: bool
+    """Whether ``{% conversation %}`` says where earlier turns go."""
     name: str
     path: str
     body: str = field(repr=False)
@@ -325,24 +380,38 @@ class Compiled:
         """That of the prompt's budget."""
         return self._environment.tokenizer
 
+    def parsed(self, source: str) -> Tree:
+        """The tree of the body, or of one of the ``sources``."""
+        return PromptParser(self._environment, source, None, None).parse()
+
     def render(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """The messages for these values: features, inputs, ``as_of``, entities as plain dicts.
 
         Raises:
             RenderError: the prompt cannot be rendered with these values.
         """
+        return self.placed(values)[0]
+
+    def placed(self, values: Mapping[str, Any]) -> tuple[tuple[Message, ...], int | None]:
+        """`render`, and before how many of the messages ``{% conversation %}`` stands; None without one.
+
+        Raises:
+            RenderError: the prompt cannot be rendered with these values.
+        """
+        if self._has_documents:
+            return self._from_segments(values)
         if self._plain_root is not None:
-            return self._of_one_message(self._plain_root, values)
+            return self._of_one_message(self._plain_root, values), None
         try:
-            messages, _ = self._run(self._template, values)
+            state = self._run(self._template, values)
         except NeedsPieces:
             return self._from_segments(values)
         made: list[Message] = []
-        for role, content in messages:
+        for role, content in state.messages:
             if has_control_token(content):
                 return self._from_segments(values)
             made.append(_message((role, str(content).strip())))
-        return tuple(made)
+        return tuple(made), state.conversation
 
     def segments(self, values: Mapping[str, Any]) -> tuple[tuple[str, tuple[Segment, ...]], ...]:
         """Each message as its role and its segments; their joined text is what `render` gives.
@@ -350,39 +419,47 @@ class Compiled:
         Raises:
             RenderError: the prompt cannot be rendered with these values.
         """
-        messages, _ = self.pieces(values)
-        return tuple([(role, settled(parts)) for role, parts in messages])
+        return settled_messages(self.pieces(values).messages)
 
-    def pieces(self, values: Mapping[str, Any]) -> tuple[list[tuple[str, Parts]], list[Declared]]:
-        """Each message as its role and segments, before white space is stripped and tokens of several values are
-        defused; and the sections in their order, whose beginnings and ends are among the segments.
+    def pieces(self, values: Mapping[str, Any]) -> Pieces:
+        """The prompt as segments, before white space is stripped and tokens of several values are defused.
 
         Raises:
             RenderError: the prompt cannot be rendered with these values.
         """
-        messages, sections = self._run(self._pieces, values)
-        return [(role, parts_of(content)) for role, content in messages], sections
+        state = self._run(self._template if self._has_documents else self._pieces, values)
+        messages = [(role, parts_of(content)) for role, content in state.messages]
+        if self._has_documents:
+            messages = [(role, with_fences(parts)) for role, parts in messages]
+        return Pieces(messages, state.sections, state.conversation)
+
+    @property
+    def _has_documents(self) -> bool:
+        return self._environment.runtime is DOCUMENTS
 
     def _of_one_message(self, root: Callable[[Names], Iterator[str]], values: Mapping[str, Any]) -> tuple[Message, ...]:
         try:
             content = "".join(root(values if type(values) is Names else Names(values)))
             bound(len(content))
         except NeedsPieces:
-            return self._from_segments(values)
+            return self._from_segments(values)[0]
         except Exception as error:
             raise _translated(error, self.path) from error
         # most prompts are ASCII without an opener: `has_control_token`, without a call
         opener = "<" in content or "[" in content or "]~" in content or not content.isascii()
         if opener and has_control_token(content):
-            return self._from_segments(values)
+            return self._from_segments(values)[0]
         return (_message(("system", content.strip())),)
 
-    def _from_segments(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
-        return tuple([Message(role, "".join([part.text for part in parts])) for role, parts in self.segments(values)])
+    def _from_segments(self, values: Mapping[str, Any]) -> tuple[tuple[Message, ...], int | None]:
+        made = self.pieces(values)
+        return joined(settled_messages(made.messages)), made.conversation
 
     @cached_property
     def spans(self) -> tuple[SpannedMessage, ...] | None:
         """The messages cut into parts that can be rendered apart; None where that cannot be done."""
+        if self._has_documents:
+            return None
         own = self._environment.with_loader(cast("BaseLoader", self._environment.loader))
 
         def compiled(stretch: Tree) -> tuple[Any, list[Use]]:
@@ -418,8 +495,8 @@ class Compiled:
     def _pieces(self) -> Template:
         return _template(self._environment.for_pieces(), self.body, self.name, self.path)
 
-    def _run(self, template: Template, values: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Declared]]:
-        """The messages, and the sections."""
+    def _run(self, template: Template, values: Mapping[str, Any]) -> Render:
+        """What a render made: its messages, sections, and the place of the conversation."""
         environment = template.environment
         state = Render()
         token = RENDER.set(state)
@@ -433,15 +510,69 @@ class Compiled:
             outside = environment.concat(template.root_render_func(context))
         except NeedsPieces:
             raise
+        except FeatureNotPresentError as error:  # of an entity that a document brings
+            error.args = (f"{_place(error.__traceback__) or self.path}: {error}",)
+            raise
         except Exception as error:
             raise _translated(error, self.path) from error
         finally:
             RENDER.reset(token)
         if not self.uses_messages:
-            return [("system", outside)], state.sections
-        if written := outside.strip():
-            raise RenderError(f"{self.path}: {outside_text(written)}")
-        return state.messages, state.sections
+            state.messages = [("system", outside)]
+        elif outside.strip():
+            raise RenderError(self._outside(values))
+        return state
+
+    def _outside(self, values: Mapping[str, Any]) -> str:
+        """Where text outside of messages comes from. What a value made is not shown, only the expression."""
+        template = self._template if self._has_documents else self._pieces
+        environment = cast("PromptEnvironment", template.environment)
+        token = RENDER.set(Render())
+        try:
+            pieces: Any = template.root_render_func(
+                PromptRuntimeContext(environment, {**self._globals, **values}, template.name, template.blocks)
+            )
+            for piece in pieces:
+                part = next((one for one in parts_of(piece) if one.text.strip()), None)
+                if part is not None:
+                    line = template.get_corresponding_lineno(pieces.gi_frame.f_lineno)
+                    return self._outside_of(part, line)
+        finally:
+            RENDER.reset(token)
+        return f"{self.path}: text outside of messages"
+
+    def _outside_of(self, part: Segment, line: int) -> str:
+        tree = self._environment.parse(self.body, self.name, self.path)
+        places = [
+            child.lineno
+            for output in tree.find_all(nodes.Output)
+            if output.lineno >= line
+            for child in output.nodes
+            if part.source and expression(child) == part.source
+        ]
+        where = f"{self.path}:{int(min(places, default=line))}"
+        if part.kind == "literal":
+            return f"{where}: {outside_text(part.text.strip())}"
+        return f"{where}: text outside of messages, from {part.source or 'an expression'}; move it into a message"
+
+
+class Pieces(NamedTuple):
+    """A render as segments: each message as its role and segments; the sections in their order, whose beginnings and
+    ends are among the segments; and before how many of the messages ``{% conversation %}`` stands."""
+
+    messages: list[tuple[str, Parts]]
+    sections: list[Declared]
+    conversation: int | None
+
+
+def settled_messages(messages: Iterable[tuple[str, Parts]]) -> tuple[tuple[str, Parts], ...]:
+    """The messages of `Compiled.pieces` as they are in the prompt, when no section is left out."""
+    return tuple([(role, settled(parts)) for role, parts in messages])
+
+
+def joined(messages: Iterable[tuple[str, Parts]]) -> tuple[Message, ...]:
+    """The messages of segments."""
+    return tuple([Message(role, "".join([part.text for part in parts])) for role, parts in messages])
 
 
 _PLAIN_NAMES = frozenset({"Undefined", "concat", "joined", "print_value", "resolve_or_missing", "undefined"})
@@ -461,9 +592,10 @@ def compile_prompt(
     path: str,
     line_offset: int,
     tokenizer: Tokenizer | None = None,
+    documents: bool = False,
 ) -> Compiled:
     """Compile the body of a prompt file with all partials it uses; ``line_offset`` is the number of lines before it.
-    ``tokenizer`` is that of its budget.
+    ``tokenizer`` is that of its budget. ``documents``: whether it is given some, as `template_document` makes them.
 
     Raises:
         PromptError: the body, or a partial, cannot be right; with file, line and column.
@@ -472,12 +604,14 @@ def compile_prompt(
     own = env.with_loader(loader)
     own.line_offsets[name] = line_offset
     own.tokenizer = tokenizer
+    if documents:
+        own.use_documents()
     try:
         template = _template(own, body, name, path)
         _load_partials(own, loader, name)
     except TemplateSyntaxError as error:
         raise PromptError(
-            error.message or "a syntax error",
+            syntax_problem(error),
             path=error.filename or path,
             line=int(error.lineno),
             column=column(error.lineno),
@@ -502,6 +636,7 @@ def compile_prompt(
         sources={key: source for key, (source, _) in sorted(loader.sources.items())},
         sections=tuple((one.path, section) for one in own.analyses.values() for section in one.layout.sections),
         breaks=sum(len(one.layout.breaks) for one in own.analyses.values()),
+        has_conversation=any(one.layout.conversations for one in own.analyses.values()),
         name=name,
         path=path,
         body=body,

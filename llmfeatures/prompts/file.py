@@ -39,6 +39,7 @@ __all__ = [
     "prompt_names",
     "prompt_path",
     "read_prompt",
+    "read_text",
 ]
 
 SUFFIX = ".prompt.j2"
@@ -62,6 +63,10 @@ class PromptFile:
         """An error at a place in the header, named by its keys: an option's value, or the key of anything else."""
         if len(keys) > 2 and (place := self.values.get(keys)) is not None:
             return HeaderError(message, path=self.path, place=place)
+        return self.key_error(message, *keys)
+
+    def key_error(self, message: str, *keys: str) -> PromptError:
+        """An error at a key of the header."""
         found = self.positions.get(keys)
         place = None if found is None else Place(*found, found[0], found[1] + len("".join(keys[-1:])))
         return HeaderError(message, path=self.path, place=place)
@@ -109,15 +114,21 @@ def read_prompt(folder: Path, name: str, *, shown: str | None = None) -> PromptF
         UnknownNameError: there is no such prompt.
         PromptError: the header is wrong, or the file is no UTF-8.
     """
+    where = shown or f"{folder.name}/{name}{SUFFIX}"
+    source = read_text(folder, name, shown=where)
+    return parse_prompt(source, name=name, path=where)
+
+
+def read_text(folder: Path, name: str, *, shown: str | None = None) -> str:
+    """The text of a prompt file. Raises as `read_prompt`, but for the header."""
     path = prompt_path(folder, name)
     where = shown or f"{folder.name}/{name}{SUFFIX}"
     try:
-        source = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PromptError("a prompt file is UTF-8 text; save it as UTF-8", path=where) from None
     except OSError as error:
         raise PromptError(f"cannot be read: {error.strerror}", path=where) from None
-    return parse_prompt(source, name=name, path=where)
 
 
 def parse_prompt(source: str, *, name: str, path: str) -> PromptFile:

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 from jinja2 import filters as jinja
 from jinja2 import pass_environment
+from jinja2.runtime import Undefined
 from jinja2.utils import url_quote
 from markupsafe import Markup
 
@@ -22,7 +23,7 @@ from llmfeatures.prompts.escape import without_stray_joiners
 from llmfeatures.prompts.given import MAX_ITEMS, present, raw_text
 from llmfeatures.prompts.limits import check_items
 from llmfeatures.prompts.own_filters import OWN_FILTERS, json
-from llmfeatures.prompts.runtime import Text, bound, join_text
+from llmfeatures.prompts.runtime import Fenced, Text, bound, join_text
 from llmfeatures.types import clean_text
 
 REMOVED: Final[Mapping[str, str]] = {
@@ -56,7 +57,7 @@ def percent_format(template: str, values: Any) -> Text:
         RenderError: the text on the left is a value, which is data and never a format; or it asks for what has no
             stable text (``%r``) or is too wide.
     """
-    if not isinstance(template, Markup):
+    if not isinstance(template, Markup) or isinstance(template, Fenced):
         raise RenderError("a value is no format: only text that you wrote may stand left of %, or before format")
     given: list[Any] = list(cast("tuple[Any, ...]", values)) if isinstance(values, tuple) else [values]
     pieces: list[str] = []
@@ -201,7 +202,10 @@ def reverse(value: Any) -> Any:
 @pass_environment
 def attr(env: Any, value: Any, name: str) -> Any:
     """``value.name``, with the name as text."""
-    return env.getattr(value, str(name))
+    found = env.getattr(value, str(name))
+    if isinstance(found, Undefined) and (isinstance(name, Fenced) or not isinstance(name, Markup)):
+        return env.undefined("there is no attribute of that name")  # which is a value, and is not shown
+    return found
 
 
 def round_(value: Any, precision: int = 0, method: Any = "common") -> Any:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from llmfeatures.blocks import MOST_BREAKS, CacheBreak, placed
 from llmfeatures.context import Prefix, SectionTokens, prompt_id
 from llmfeatures.errors import RenderError
-from llmfeatures.prompts.budget import pack, too_long
-from llmfeatures.prompts.environment import Compiled
+from llmfeatures.prompts.budget import Packed, pack, too_long
+from llmfeatures.prompts.environment import Compiled, joined, settled_messages
 from llmfeatures.prompts.runtime import Message
 from llmfeatures.prompts.segments import Parts
 from llmfeatures.tokens import Tokenizer, estimate
@@ -17,13 +17,14 @@ from llmfeatures.tokens import Tokenizer, estimate
 
 class Rendered(NamedTuple):
     """The messages, and what is known of them: ``tokens`` and ``sections`` with a budget, ``cache_breaks`` and
-    ``prefix`` with a cache break."""
+    ``prefix`` with a cache break, ``conversation`` with a place for it."""
 
     messages: tuple[Message, ...]
     tokens: int | None = None
     sections: tuple[SectionTokens, ...] = ()
     cache_breaks: tuple[CacheBreak, ...] = ()
     prefix: Prefix | None = None
+    conversation: int | None = None
 
 
 def rendered(template: Compiled, values: Mapping[str, Any], limit: int | None) -> Rendered:
@@ -34,39 +35,39 @@ def rendered(template: Compiled, values: Mapping[str, Any], limit: int | None) -
         RenderError: the prompt cannot be rendered with these values.
     """
     if limit is None and not template.breaks:
-        return Rendered(template.render(values))
+        messages, conversation = template.placed(values)
+        return Rendered(messages, conversation=conversation)
     tokens: int | None = None
     sections: tuple[SectionTokens, ...] = ()
     parts: Sequence[tuple[str, Parts]] = ()
     if limit is not None and template.sections:
-        parts, tokens, sections = _packed(template, values, limit)
+        (parts, tokens, sections), conversation = _packed(template, values, limit)
+        messages = joined(parts)
     elif template.breaks:
-        parts = template.segments(values)
-    messages = (
-        tuple([Message(role, "".join([part.text for part in own])) for role, own in parts])
-        if parts
-        else template.render(values)
-    )
+        made = template.pieces(values)
+        parts, conversation = settled_messages(made.messages), made.conversation
+        messages = joined(parts)
+    else:
+        messages, conversation = template.placed(values)
     if limit is not None and tokens is None:
         tokens = _checked(template, values, messages, limit)
     breaks = _breaks(template, messages, parts)
-    return Rendered(messages, tokens, sections, breaks, _prefix(messages, breaks, template.tokenizer))
+    prefix = _prefix(messages, breaks, conversation, template.tokenizer)
+    return Rendered(messages, tokens, sections, breaks, prefix, conversation)
 
 
 def segments(template: Compiled, values: Mapping[str, Any], limit: int | None) -> tuple[tuple[str, Parts], ...]:
     """The messages of `rendered` as segments; one that is over its budget and has no sections is not refused."""
     if limit is not None and template.sections:
-        return _packed(template, values, limit)[0]
+        return _packed(template, values, limit)[0].messages
     return template.segments(values)
 
 
-def _packed(
-    template: Compiled, values: Mapping[str, Any], limit: int
-) -> tuple[tuple[tuple[str, Parts], ...], int, tuple[SectionTokens, ...]]:
+def _packed(template: Compiled, values: Mapping[str, Any], limit: int) -> tuple[Packed, int | None]:
     assert template.tokenizer is not None
-    messages, sections = template.pieces(values)
+    messages, sections, conversation = template.pieces(values)
     try:
-        return pack(messages, sections, limit, template.tokenizer)
+        return pack(messages, sections, limit, template.tokenizer), conversation
     except RenderError as error:
         error.args = (f"{template.path}: {error}",)
         raise
@@ -99,7 +100,11 @@ def _breaks(
     return placed([message.content for message in messages], found)
 
 
-def _prefix(messages: Sequence[Message], breaks: Sequence[CacheBreak], tokenizer: Tokenizer | None) -> Prefix | None:
+def _prefix(
+    messages: Sequence[Message], breaks: Sequence[CacheBreak], conversation: int | None, tokenizer: Tokenizer | None
+) -> Prefix | None:
+    # behind the conversation a prompt is no prefix of another: turns are in between
+    breaks = [one for one in breaks if conversation is None or one.message < conversation]
     if not breaks:
         return None
     last, offset = breaks[-1]

@@ -17,7 +17,9 @@ from llmfeatures.types import DType, json_value, parse_dtype
 HEADER_KEYS: Final = ("description", "owner", "entities", "features", "inputs", "documents", "budget", "config")
 POLICY_KEYS: Final = ("default", "on_missing", "on_unavailable", "max_age")
 INPUT_KEYS: Final = ("type", "max_chars", "default")
-DOCUMENT_KEYS: Final = ("retriever", "query", "top_k", "order", "min_score", "max_tokens", "on_unavailable")
+DOCUMENT_KEYS: Final = (
+    *("retriever", "entity", "query", "filter", "top_k", "order", "min_score", "max_tokens", "on_unavailable"),
+)
 BUDGET_KEYS: Final = ("max_tokens", "tokenizer")
 TOKENIZERS: Final = ("o200k_base", "cl100k_base")
 ON_MISSING: Final = ("none", "error")
@@ -59,12 +61,16 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Documents:
-    """Texts that a retriever finds. ``query`` is a template over features, join keys and inputs; without one,
-    ``order`` is ``recent``. ``max_tokens`` bounds each text; ``on_unavailable`` is ``error`` or ``none``."""
+    """Texts that a retriever finds, of the ``entity`` (a role) where the retriever's has several here. ``query`` is a
+    template over features, join keys and inputs; without one, ``order`` is ``recent``. ``filter`` is metadata that must
+    be equal, to a value or to what ``"{{ name }}"`` is. ``max_tokens`` bounds each text; ``on_unavailable`` is
+    ``error`` or ``none``."""
 
     name: str
     retriever: str
+    entity: str | None = None
     query: str | None = None
+    filter: Mapping[str, Any] = field(default_factory=dict[str, Any])
     top_k: int = 5
     order: str = "score"
     min_score: float | None = None
@@ -289,10 +295,20 @@ class _Reader:
         score = options.get("min_score", 0)
         if isinstance(score, bool) or not isinstance(score, (int, float)):
             self.fail(f"{name}: min_score is a number{self.reading(*at, 'min_score')}", *at, "min_score")
+        if "min_score" in options and order == "recent":
+            self.fail_name(f"{name}: min_score goes with a query: by order: recent there is no score", *at, "min_score")
+        entity = options.get("entity")
+        if "entity" in options and not isinstance(entity, str):
+            self.fail(f"{name}: entity is the name of a role{self.reading(*at, 'entity')}", *at, "entity")
+        given_filter = options.get("filter", {})
+        if not isinstance(given_filter, dict):
+            self.fail(f"{name}: filter is a mapping of metadata to values, like {{language: en}}", *at, "filter")
         return Documents(
             name=name,
             retriever=options["retriever"],
+            entity=entity,
             query=query,
+            filter=cast("dict[str, Any]", given_filter),
             top_k=self.count(options, "top_k", *at) or 5,
             order=order,
             min_score=float(score) if "min_score" in options else None,

@@ -200,7 +200,7 @@ class _Walk:
         start, end = node.start_mark, node.end_mark
         line, column = start.line + _FIRST_LINE, start.column + 1
         scalar = isinstance(node, yaml.ScalarNode) and node.style not in ("|", ">")
-        if scalar or cast("Any", node).flow_style:
+        if scalar or getattr(node, "flow_style", False):
             return Place(line, column, end.line + _FIRST_LINE, end.column + 1)
         return Place(line, column, line, len(self.lines[start.line].rstrip()) + 1)
 

@@ -66,7 +66,10 @@ class Render:
 
     # on the class until a render changes them: most never do
     role: str | None = None
+    conversation: int | None = None
     fences = 0
+    plain = 0
+    """How many functions are at work to which texts of documents are plain ones: what they make is fenced."""
     loops = MAX_LOOPS
     calls = MAX_CALLS
     printed = 0
@@ -79,10 +82,35 @@ class Render:
     @property
     def keep_lines(self) -> bool:
         """Whether a value that is printed now keeps its line breaks."""
-        return self.fences > 0 or self.role in _KEEP_LINES
+        return self.fences > 0 or self.plain > 0 or self.role in _KEEP_LINES
 
 
 RENDER: ContextVar[Render] = ContextVar("llmfeatures_render")
+
+
+class Fenced:
+    """What is fenced wherever it is printed: a document, its text, and what is made of it (see `fenced`)."""
+
+    __slots__ = ()
+
+    def plain(self) -> str:
+        """The text without what fences it."""
+        raise NotImplementedError
+
+    def bare(self) -> Text:
+        """The finished text, without a fence."""
+        raise NotImplementedError
+
+    def printed(self, what: str = "") -> Text:
+        """What a template prints for it; ``what`` is the expression that it is from."""
+        raise NotImplementedError
+
+    def __html__(self) -> Text:
+        return _bare(self)
+
+
+class FencedHereError(RenderError):
+    """Text of a document came where it would be printed without its fence."""
 
 
 # -- finished text ---------------------------------------------------------------------------------------------------
@@ -159,7 +187,7 @@ def literal(written: str) -> Text:
 
 def finished(value: str) -> Text:
     """The value as `Text`, which its caller knows to be escaped."""
-    return value if type(value) is Text else Text(value)
+    return value if isinstance(value, Text) else Text(value)
 
 
 def parts_of(piece: str) -> Parts:
@@ -245,14 +273,28 @@ def print_piece(value: Any, what: str = "") -> Text:
 
 
 def _print_text(value: str, what: str = "") -> str:
-    if not isinstance(value, Markup):
+    if isinstance(value, Fenced):
+        value = _bare(value)
+    elif not isinstance(value, Markup):
         check_length(len(value), what)
         state = RENDER.get(None)
         value = escape(str(value), keep_lines=state is not None and state.keep_lines)
+    count_printed(value)
+    return value
+
+
+def count_printed(value: str) -> None:
+    """Count a long text towards what this render may print."""
     if len(value) > _SHORT and (state := RENDER.get(None)) is not None:
         state.printed += len(value)
         bound(state.printed)
-    return value
+
+
+def _bare(value: Fenced) -> Text:
+    state = RENDER.get(None)
+    if state is None or not state.plain:
+        raise FencedHereError("the text of a document cannot be printed by this; print it, or give it to a filter")
+    return value.bare()
 
 
 def _described(value: Any) -> str:
@@ -304,12 +346,31 @@ def count_call() -> None:
         raise RenderError(f"the macros, blocks and partials of this prompt are called more than {MAX_CALLS:_} times")
 
 
+class FinishedBlock(BlockReference):
+    """A block as a function: what it prints is finished text, and keeps its segments."""
+
+    def __call__(self) -> str:
+        return finished(self._context.environment.concat(self._stack[self._depth](self._context)))
+
+    @property
+    def super(self) -> BlockReference | Undefined:
+        """The block of the parent."""
+        return finished_block(super().super)
+
+
+def finished_block(block: Any) -> Any:
+    """The block, when there is one, as a `FinishedBlock`."""
+    if type(block) is BlockReference:
+        return FinishedBlock(block.name, block._context, block._stack, block._depth)  # pyright: ignore[reportPrivateUsage]
+    return block
+
+
 class CountedBlocks(TemplateReference):
     """``self``, of which each call of a block is counted."""
 
     def __getitem__(self, name: str) -> BlockReference:
         count_call()
-        return super().__getitem__(name)
+        return finished_block(super().__getitem__(name))
 
 
 class FinishedMacro(Macro):
@@ -353,7 +414,7 @@ def end_data(content: Text) -> str:
         raise NeedsPieces
     start, end = without_blank_lines(content)
     inner = content[start:end]
-    if not _close_fence():
+    if not leave_data():
         return inner
     opening, closing = fence(inner)
     return Text(f"{opening}{inner}{closing}")
@@ -365,7 +426,7 @@ def end_data_pieces(content: Text) -> Text:
     if any(part.kind == "section" for part in parts):
         raise RenderError("a section cannot be inside a data block; put the data block into the section")
     inner = cut(parts, *without_blank_lines("".join([part.text for part in parts])))
-    if not _close_fence():
+    if not leave_data():
         return Text.of(inner)
     opening, closing = fence("".join([part.text for part in inner]))
     return Text.of((Segment("fence", opening), *inner, Segment("fence", closing)))
@@ -392,7 +453,8 @@ def end_section_pieces(content: Text, name: str, priority: int, max_tokens: int 
     return Text.of((Segment("section", "", str(name)), *parts, SECTION_END))
 
 
-def _close_fence() -> bool:
+def leave_data() -> bool:
+    """Whether no further data block is around the one that ends."""
     state = RENDER.get()
     state.fences -= 1
     return state.fences == 0
@@ -401,6 +463,15 @@ def _close_fence() -> bool:
 def cache_break(_: str) -> Text:
     """Where a provider's cache may end: no text, but a segment."""
     return Text.of((CACHE_BREAK,))
+
+
+def conversation(_: str) -> str:
+    """Between which messages earlier turns go: no text, but a number of messages before it."""
+    state = RENDER.get()
+    if state.conversation is not None or state.role is not None:
+        raise RenderError("{% conversation %} is one place between the messages, and this is a second, or in a message")
+    state.conversation = len(state.messages)
+    return ""
 
 
 # -- the two sets ----------------------------------------------------------------------------------------------------
@@ -450,6 +521,7 @@ class TEXT:
         "begin_section": begin_section,
         "end_section": end_section,
         "cache_break": cache_break,
+        "conversation": conversation,
     }
     concat = staticmethod(concat)
 

@@ -121,10 +121,18 @@ def header_schema() -> dict[str, Any]:
                     DOCUMENT_KEYS,
                     {
                         "retriever": _text("The name of a retriever of the registry."),
+                        "entity": _text("The role whose documents they are, where the retriever's entity has several."),
                         "query": _text("A template over features, join keys and inputs, in quotes."),
+                        "filter": {
+                            "description": 'Metadata that must be equal, to a value or to what "{{ name }}" is.',
+                            "type": "object",
+                        },
                         "top_k": _count("So many documents at most."),
                         "order": _choice("By score, or the most recent first.", ORDERS),
-                        "min_score": {"description": "Documents below are left out.", "type": "number"},
+                        "min_score": {
+                            "description": "Documents below are left out; goes with a query.",
+                            "type": "number",
+                        },
                         "max_tokens": _count("The longest text of a document, in tokens."),
                         "on_unavailable": _choice("What happens when the retriever fails.", DOCUMENTS_UNAVAILABLE),
                     },
@@ -132,7 +140,7 @@ def header_schema() -> dict[str, Any]:
                 ),
                 "if": {"required": ["query"]},
                 "then": {"properties": {"order": {"const": "score"}}},
-                "else": {"properties": {"order": {"const": "recent"}}},
+                "else": {"properties": {"order": {"const": "recent"}, "min_score": False}},
             },
             "budget": _object(
                 BUDGET_KEYS,

@@ -1,12 +1,13 @@
-"""Where sections and cache breaks stand in a template and its partials, and where they cannot stand.
+"""Where sections, cache breaks and the conversation stand in a template and its partials, and where they cannot stand.
 
 A section is dropped or cut after the prompt is rendered, so its text has to reach the prompt unchanged and once: not by
 way of a macro, a set, call or filter block, nor inside a fence. A cache break is one place of the finished prompt, so
-it stands directly in a message.
+it stands directly in a message; the place of the conversation is one between messages.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from jinja2 import nodes
 
 from llmfeatures.blocks import MOST_BREAKS
-from llmfeatures.prompts.tags import CACHE_BREAK, END_DATA, END_MESSAGE, END_SECTION
+from llmfeatures.prompts.tags import CACHE_BREAK, CONVERSATION, END_DATA, END_MESSAGE, END_SECTION
 
 Place = tuple[str, ...]
 """What a node is inside of, from the outside in."""
@@ -27,6 +28,14 @@ _PLACES: Final[tuple[tuple[type[nodes.Node], str], ...]] = (
     (nodes.CallBlock, "a call block"),
     (nodes.AssignBlock, "a set block"),
 )
+_NO_MESSAGES: Final = (
+    "{% conversation %} stands between messages, and this prompt has no message tag: put its text into "
+    '{% message "system" %}…{% endmessage %}, and the conversation behind it'
+)
+_MOST: Final = {
+    "break": (MOST_BREAKS, f"a prompt has at most {MOST_BREAKS} cache breaks: providers take no more"),
+    "conversation": (1, "a prompt has one {% conversation %}, and this is a second: remove one of them"),
+}
 _CAPTURES: Final = ("a macro", "a call block", "a set block", "a filter block", "an imported partial")
 
 
@@ -49,7 +58,7 @@ class Reference(NamedTuple):
 
 
 class Misplaced(NamedTuple):
-    """A section or cache break where it cannot be: the template's name, its line, and what to say."""
+    """A section, break or conversation where it cannot be: the template's name, its line, and what to say."""
 
     template: str
     line: int
@@ -58,10 +67,11 @@ class Misplaced(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Layout:
-    """The sections, breaks and partials of one template file."""
+    """The sections, breaks, conversations and partials of one template file."""
 
     sections: list[Section] = field(default_factory=list[Section])
     breaks: list[Reference] = field(default_factory=list[Reference])
+    conversations: list[Reference] = field(default_factory=list[Reference])
     partials: list[Reference] = field(default_factory=list[Reference])
     extends: str | None = None
     blocks: dict[str, Place] = field(default_factory=dict[str, Place])
@@ -79,7 +89,10 @@ def _walk(body: Iterable[nodes.Node], place: Place, made: Layout) -> None:
     for node in body:
         match node:
             case nodes.Output():
-                made.breaks += [Reference("", one.lineno, place) for one in node.nodes if _is_break(one)]
+                made.breaks += [Reference("", one.lineno, place) for one in node.nodes if _is_tag(one, CACHE_BREAK)]
+                made.conversations += [
+                    Reference("", one.lineno, place) for one in node.nodes if _is_tag(one, CONVERSATION)
+                ]
             case nodes.FilterBlock():
                 _walk(node.body, (*place, _enter_block(node, place, made)), made)
             case nodes.Block():
@@ -108,8 +121,8 @@ def _enter_block(node: nodes.FilterBlock, place: Place, made: Layout) -> str:
     return _TAG_BLOCKS.get(name, "a filter block")
 
 
-def _is_break(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Filter) and node.name == CACHE_BREAK
+def _is_tag(node: nodes.Node, name: str) -> bool:
+    return isinstance(node, nodes.Filter) and node.name == name
 
 
 def _constant(node: nodes.Node) -> str:
@@ -120,17 +133,17 @@ def _constant(node: nodes.Node) -> str:
 
 
 def misplaced(layouts: Mapping[str, Layout], name: str) -> list[Misplaced]:
-    """All sections and breaks of a template, with its partials, that cannot be where they are."""
+    """All sections, breaks and conversations of a template, with its partials, that cannot be where they are."""
     uses_messages = any(one.uses_messages for one in layouts.values())
     wrong: dict[Misplaced, None] = {}
-    breaks = 0
+    counts: Counter[str] = Counter()
     for found in _found(layouts, name, (), ()):
         misplace = _misplace(found, uses_messages=uses_messages)
-        if misplace is None and found.section is None:
-            breaks += 1
-            if breaks > MOST_BREAKS:
-                said = f"a prompt has at most {MOST_BREAKS} cache breaks: providers take no more"
-                misplace = Misplaced(found.template, found.line, said)
+        if misplace is None:
+            counts[found.kind] += 1
+            most = _MOST.get(found.kind)
+            if most is not None and counts[found.kind] > most[0]:
+                misplace = Misplaced(found.template, found.line, most[1])
         if misplace is not None:
             wrong[misplace] = None
     return list(wrong)
@@ -145,12 +158,13 @@ class _Include(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A section, or else a break, with its place in its own file and what includes that, from the outside in."""
+    """A ``section``, ``break`` or ``conversation``, with its place in its own file and what includes that, from the
+    outside in."""
 
     template: str
     line: int
     place: Place
-    section: Section | None
+    kind: str
     includes: tuple[_Include, ...]
 
 
@@ -162,12 +176,13 @@ def _found(
     one = layouts[name]
     path = (*path, name)
     made: list[_Found] = []
-    for line, own, section in (
-        *((section.line, section.place, section) for section in one.sections),
-        *((at.line, at.place, None) for at in one.breaks),
+    for line, own, kind in (
+        *((section.line, section.place, "section") for section in one.sections),
+        *((at.line, at.place, "break") for at in one.breaks),
+        *((at.line, at.place, "conversation") for at in one.conversations),
     ):
         if (place := _full(layouts, one, own)) is not None:
-            made.append(_Found(name, line, place, section, includes))
+            made.append(_Found(name, line, place, kind, includes))
     for partial in one.partials:
         if (place := _full(layouts, one, partial.place)) is not None:
             made += _found(layouts, partial.name, (*includes, _Include(name, partial.line, place)), path)
@@ -181,14 +196,16 @@ def _misplace(found: _Found, *, uses_messages: bool) -> Misplaced | None:
     place = found.place
     for template, line, outer in ((found.template, found.line, ()), *reversed(found.includes)):
         place = (*outer, *place)
-        if message := _refused(found.section, place):
+        if message := _refused(found.kind, place):
             return Misplaced(template, line, message if template == found.template else f"{found.template}: {message}")
-    if uses_messages and "message" not in place:
+    said = None
+    if found.kind == "conversation":
+        said = None if uses_messages else _NO_MESSAGES
+    elif uses_messages and "message" not in place:
         said = "a section stands in a message: put it into one"
-        if found.section is None:
+        if found.kind == "break":
             said = "{% cache_break %} stands in a message: write it at the end of the message before it"
-        return Misplaced(found.template, found.line, said)
-    return None
+    return None if said is None else Misplaced(found.template, found.line, said)
 
 
 def _full(layouts: Mapping[str, Layout], one: Layout, place: Place) -> Place | None:
@@ -207,11 +224,19 @@ def _full(layouts: Mapping[str, Layout], one: Layout, place: Place) -> Place | N
     return place
 
 
-def _refused(section: Section | None, place: Place) -> str | None:
+def _refused(kind: str, place: Place) -> str | None:
     """What to say about a place that cannot be; None for one that can."""
-    if section is not None:
+    if kind == "section":
         return _section_refused(place)
     inner = [one for one in place if not one.startswith("block ")]
+    if kind == "conversation":
+        if not inner:
+            return None
+        around = "a message" if inner[-1] == "message" else inner[-1]
+        return (
+            f"{{% conversation %}} stands between messages, not inside {around}: it is one place of the prompt, "
+            "where earlier turns go"
+        )
     outer: list[str] = []
     if "message" in inner:
         message = len(inner) - 1 - inner[::-1].index("message")

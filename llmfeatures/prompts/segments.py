@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
 from llmfeatures.prompts.escape import control_spans
 
-_MARKS: Final = ("cache_break", "section")  # segments without text
+_MARKS: Final = ("cache_break", "section", "open", "close")  # segments without text
 
 
 class Segment(NamedTuple):
     """A piece of a message, and where it came from; ``source`` is the expression that printed a value, where it is a
-    short one."""
+    short one. While a prompt with documents is rendered, ``open`` and ``close`` mark what will be in a fence."""
 
-    kind: Literal["literal", "value", "section", "cache_break", "fence"]
+    kind: Literal["literal", "value", "section", "cache_break", "fence", "open", "close"]
     text: str
     source: str = ""
 
@@ -24,6 +25,10 @@ Parts = tuple[Segment, ...]
 CACHE_BREAK = Segment("cache_break", "")
 SECTION_END = Segment("section", "")
 """The beginning of a section is such a segment too, whose ``source`` is the section's name. Neither has text."""
+OPEN = Segment("open", "")
+OPEN_DATA = Segment("open", "", "data")
+"""That of a data block, which has its fence also where it is empty."""
+CLOSE = Segment("close", "")
 
 
 def cut(parts: Parts, start: int, end: int) -> Parts:
@@ -100,6 +105,37 @@ def fence(content: str) -> tuple[str, str]:
     while digest in content:
         digest = hashlib.sha256(digest.encode() + data).hexdigest()[:12]
     return f"<data-{digest}>\n", f"\n</data-{digest}>"
+
+
+def with_fences(parts: Parts) -> Parts:
+    """The segments with delimiters for marks; marks inside of others are dropped."""
+    made: list[Segment] = []
+    inner: list[Segment] = []
+    depth = 0
+    opening = OPEN
+    for part in parts:
+        if part.kind == "open":
+            opening = opening if depth else part
+            depth += 1
+        elif part.kind == "close":
+            depth -= 1
+            if not depth:
+                made += in_fence(inner, always=opening is OPEN_DATA)
+                inner = []
+        else:
+            (inner if depth else made).append(part)
+    return tuple(made)
+
+
+def in_fence(inner: Sequence[Segment], *, always: bool = False) -> list[Segment]:
+    """The segments in a fence, without blank lines at its ends; ``always``: also where nothing is left of them."""
+    parts = defused(tuple(inner))
+    kept = cut(parts, *without_blank_lines("".join([part.text for part in parts])))
+    content = "".join([part.text for part in kept])
+    if not content and not always:
+        return list(kept)
+    opening, closing = fence(content)
+    return [Segment("fence", opening), *kept, Segment("fence", closing)]
 
 
 def without_blank_lines(content: str) -> tuple[int, int]:

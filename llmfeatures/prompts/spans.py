@@ -14,7 +14,7 @@ from jinja2 import nodes
 
 from llmfeatures.prompts.codegen import Use
 from llmfeatures.prompts.runtime import MAX_LOOPS, MAX_OUTPUT, MAX_SECTIONS, RENDER, Render, print_value
-from llmfeatures.prompts.tags import BEGIN_MESSAGE
+from llmfeatures.prompts.tags import BEGIN_MESSAGE, CONVERSATION
 
 _SETTING: Final = (nodes.Assign, nodes.AssignBlock, nodes.Macro)
 """What later parts of the same body may read: the rest of the body is one span."""
@@ -107,8 +107,12 @@ def _message(node: nodes.Node) -> tuple[str, list[nodes.Node]] | None:
 
 def _is_blank(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Output) and all(
-        isinstance(one, nodes.TemplateData) and not one.data.strip() for one in node.nodes
+        not one.data.strip() if isinstance(one, nodes.TemplateData) else _is_conversation(one) for one in node.nodes
     )
+
+
+def _is_conversation(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Filter) and node.name == CONVERSATION
 
 
 def _stretches(body: Iterable[nodes.Node]) -> Iterable[list[nodes.Node]]:

@@ -1,11 +1,13 @@
-"""The tags of prompt files, as Jinja nodes: ``message``, ``data``, ``cache_break`` and ``section``."""
+"""The tags of prompt files, as Jinja nodes: ``message``, ``conversation``, ``data``, ``cache_break``, ``section``."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final, cast
 
-from jinja2 import nodes
+from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
@@ -26,15 +28,36 @@ def column(line: int | None) -> int | None:
 BEGIN_MESSAGE, END_MESSAGE = "%begin_message", "%end_message"
 BEGIN_DATA, END_DATA = "%begin_data", "%end_data"
 BEGIN_SECTION, END_SECTION = "%begin_section", "%end_section"
-CACHE_BREAK = "%cache_break"
-TAGS: Final = frozenset({BEGIN_MESSAGE, END_MESSAGE, BEGIN_DATA, END_DATA, BEGIN_SECTION, END_SECTION, CACHE_BREAK})
+CACHE_BREAK, CONVERSATION = "%cache_break", "%conversation"
+TAGS: Final = frozenset(
+    {BEGIN_MESSAGE, END_MESSAGE, BEGIN_DATA, END_DATA, BEGIN_SECTION, END_SECTION, CACHE_BREAK, CONVERSATION}
+)
 """Filters that only the tags' generated code can name."""
 
 
-class PromptTags(Extension):
-    """``message``, ``data``, ``cache_break`` and ``section``."""
+_UNKNOWN: Final = re.compile(r"Encountered unknown tag '(?!end)(\w+)'\.")
 
-    tags = {"message", "data", "cache_break", "section"}  # noqa: RUF012
+
+def syntax_problem(error: TemplateSyntaxError) -> str:
+    """What a syntax error says; of an unknown tag, which are near to it."""
+    said = error.message or "a syntax error"
+    unknown = _UNKNOWN.match(said)
+    close = get_close_matches(unknown[1], [*PromptTags.tags, *_JINJAS], n=2) if unknown else []
+    if unknown is None or not close:
+        return said
+    return f"there is no tag {unknown[1]!r}; did you mean {' or '.join(map(repr, close))}?"
+
+
+_JINJAS: Final = (
+    *("for", "if", "block", "extends", "macro", "include", "from", "import", "set", "with", "call", "filter"),
+    *("do", "break", "continue"),
+)
+
+
+class PromptTags(Extension):
+    """``message``, ``conversation``, ``data``, ``cache_break`` and ``section``."""
+
+    tags = {"message", "conversation", "data", "cache_break", "section"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         tag = next(parser.stream)
@@ -43,8 +66,8 @@ class PromptTags(Extension):
                 return self._message(parser, tag.lineno)
             case "data":
                 return self._data(parser, tag.lineno)
-            case "cache_break":
-                call = _filter(nodes.Const("", lineno=tag.lineno), CACHE_BREAK, tag.lineno)
+            case "cache_break" | "conversation":
+                call = _filter(nodes.Const("", lineno=tag.lineno), f"%{tag.value}", tag.lineno)
                 return nodes.Output([call], lineno=tag.lineno)
             case _:
                 return self._section(parser, tag.lineno)

@@ -60,9 +60,17 @@ class PromptTexts:
             UnknownNameError: there is no such prompt.
             PromptError: its header is wrong.
         """
+        return parse_prompt(self.text(name), name=name, path=f"{self.where}{name}{SUFFIX}")
+
+    def text(self, name: str) -> str:
+        """The text of a prompt file.
+
+        Raises:
+            UnknownNameError: there is no such prompt.
+        """
         if not isinstance(name, str) or name not in self.prompts:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UnknownNameError("prompt", str(name)[:80], self.prompts)
-        return parse_prompt(self.prompts[name], name=name, path=f"{self.where}{name}{SUFFIX}")
+        return self.prompts[name]
 
     def environment(self) -> PromptEnvironment:
         """The environment to compile these prompts in."""

@@ -73,6 +73,7 @@ def _registry(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     yield from _listed("entity", old.get("entities", []), new["entities"])
     yield from _views(old.get("views", []), new["views"])
     yield from _listed("on-demand feature", old.get("on_demand", []), new["on_demand"])
+    yield from _listed("retriever", old.get("retrievers", []), new.get("retrievers", []))
 
 
 def _listed(kind: str, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -102,12 +103,22 @@ def _options(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
         was, now = before.get(key), after.get(key)
         if was == now:
             continue
-        if key == "code_hash":
+        if key in ("code_hash", "function"):
             yield "its function has other code"
+        elif key == "function_source":  # its code says it
+            continue
+        elif key == "embedder":
+            yield f"embedder {_shown(_without_code(was))} → {_shown(_without_code(now))}"
         elif key != "source":
             yield f"{key} {_shown(was)} → {_shown(now)}"
         elif "code_hash" not in after:  # a function's may differ by its comments only
             yield "its source is another"  # a query is long, and may hold what is not for a log
+
+
+def _without_code(embedder: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if embedder is None:
+        return None
+    return {key: value for key, value in embedder.items() if key != "function_source"}
 
 
 def _by_name(listed: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -22,7 +22,8 @@ SHOWN: Final = 12
 class ReleasedPrompt:
     """A prompt of a release: its whole file, the names of its partials, and what it reads.
 
-    ``features`` are the names in its template; ``on_demand`` its on-demand features as ``entity.name``.
+    ``features`` are the names in its template; ``on_demand`` its on-demand features as ``entity.name``; ``retrievers``
+    those of its documents.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ReleasedPrompt:
     partials: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     on_demand: tuple[str, ...] = ()
+    retrievers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Release:
                     "partials": list(one.partials),
                     "source": one.source,
                     "version": one.version,
+                    **({"retrievers": list(one.retrievers)} if one.retrievers else {}),
                 }
                 for name, one in self.prompts.items()
             },
@@ -163,6 +166,7 @@ def _prompt(name: str, one: Mapping[str, Any]) -> ReleasedPrompt:
         partials=tuple(one["partials"]),
         features=tuple(one["features"]),
         on_demand=tuple(one["on_demand"]),
+        retrievers=tuple(one.get("retrievers", ())),
     )
 
 

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple, cast
 from llmfeatures.errors import DefinitionError, ReleaseError
 from llmfeatures.ondemand import OnDemandFeature, source_of
 from llmfeatures.registry import Registry
+from llmfeatures.releases.retrievers import rebuilt_retriever, retriever_json
+from llmfeatures.retriever import Retriever
 from llmfeatures.schema import Entity, FeatureView
 
 
 class Rebuilt(NamedTuple):
-    """A registry of a release. ``absent`` says of each on-demand feature, by ``entity.name``, that it lacks why."""
+    """A registry of a release. ``absent`` says of each on-demand feature, by ``entity.name``, and of each retriever, by
+    its name, that it lacks why."""
 
     registry: Registry
     absent: Mapping[str, str]
@@ -34,6 +37,7 @@ def registry_json(registry: Registry) -> dict[str, Any]:
             {**view.model_dump(mode="json", exclude={"entity"}), "entity": view.entity.name} for view in registry.views
         ],
         "on_demand": [_function_json(one) for one in registry.on_demand],
+        **({"retrievers": [retriever_json(one) for one in registry.retrievers]} if registry.retrievers else {}),
     }
 
 
@@ -45,7 +49,7 @@ def rebuilt_registry(kept: Mapping[str, Any], present: Registry) -> Rebuilt:
     """
     functions = {_name(one): one for one in present.on_demand}
     absent: dict[str, str] = {}
-    made: list[Entity | FeatureView | OnDemandFeature] = []
+    made: list[Entity | FeatureView | OnDemandFeature | Retriever] = []
     try:
         entities: dict[str, Entity] = {}
         for one in kept["entities"]:
@@ -66,6 +70,13 @@ def rebuilt_registry(kept: Mapping[str, Any], present: Registry) -> Rebuilt:
                 options = {key: value for key, value in one.items() if key not in ("code_hash", "source")}
                 options |= {"entity": entities[one["entity"]], "inputs": dict(one["inputs"])}
                 made.append(OnDemandFeature(function=found.function, **options))
+        retrievers = {one.name: one for one in present.retrievers}
+        for one in kept.get("retrievers", ()):
+            rebuilt = rebuilt_retriever(one, entities, retrievers)
+            if isinstance(rebuilt, str):
+                absent[one["name"]] = rebuilt
+            else:
+                made.append(rebuilt)
         return Rebuilt(Registry(made), absent)
     except (DefinitionError, KeyError, TypeError, ValueError) as error:
         raise ReleaseError(f"the definitions of the release cannot be read by this version: {error}") from None

@@ -113,9 +113,18 @@ class ActivePrompts(Prompts):
         """The id of the release whose prompts are rendered."""
         return self._held.release.id
 
+    @property
+    def release_id(self) -> str | None:
+        """The same; see `Prompts`."""
+        return self.release
+
     def names(self) -> list[str]:
         """The names of all prompts, sorted."""
         return self._held.names()
+
+    def text(self, name: str) -> str:
+        """The text of a prompt file. Raises as `Prompts.text`."""
+        return self._held.text(name)
 
     def compiled(self, name: str) -> tuple[PromptPlan, Usual | None]:
         """The plan of a prompt, and its usual call if it has one. Raises as `plan`."""

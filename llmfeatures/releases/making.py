@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from llmfeatures.compile import RENDERER_FORMAT
 from llmfeatures.errors import LLMFeaturesError, PromptError, ReleaseError
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.texts import PromptTexts
+from llmfeatures.refs import ComputedRef
 from llmfeatures.registry import Registry
 from llmfeatures.releases.changes import Changes
 from llmfeatures.releases.content import FORMAT, Release, ReleasedPrompt, release_id
@@ -59,7 +61,7 @@ def made_release(
         ReleaseError: prompts cannot be compiled; ``problems`` says which, and why.
     """
     plans = _compiled(Prompts(registry, texts))
-    used = sorted({name for plan in plans.values() for name in plan.template.sources})
+    used = sorted({name for plan in plans.values() for name in plan.partials})
     made = {name: _prompt(plan, texts.prompts[name]) for name, plan in plans.items()}
     fields: dict[str, Any] = {
         "library": __version__,
@@ -93,9 +95,15 @@ def _prompt(plan: PromptPlan, source: str) -> ReleasedPrompt:
         name=plan.name,
         version=plan.version,
         source=source,
-        partials=tuple(sorted(plan.template.sources)),
+        partials=tuple(plan.partials),
         features=tuple(ref.name for ref in plan.features.answers),
-        on_demand=tuple(
-            sorted({f"{one.on_demand.entity.name}.{one.on_demand.name}" for one in plan.features.computed})
-        ),
+        on_demand=tuple(sorted({f"{one.on_demand.entity.name}.{one.on_demand.name}" for one in _computed(plan)})),
+        retrievers=tuple(sorted({one.retriever.name for one in plan.documents})),
     )
+
+
+def _computed(plan: PromptPlan) -> Iterator[ComputedRef]:
+    yield from plan.features.computed
+    for document in plan.documents:
+        for one in document.brought:
+            yield from one.features.computed

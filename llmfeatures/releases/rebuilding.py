@@ -30,20 +30,27 @@ class ReleasedPrompts(Prompts):
         super().__init__(rebuilt.registry, release.texts())
         self.release, self._absent = release, rebuilt.absent
 
+    @property
+    def release_id(self) -> str | None:
+        """The id of the release."""
+        return self.release.id
+
     def _compile(self, name: str) -> tuple[PromptPlan, Usual | None]:
         """As of `Prompts`; only what renders as it did.
 
         Raises:
             UnknownNameError: the release has no such prompt.
-            ReleaseError: an on-demand feature of it has other code now, or it would not render as it did.
+            ReleaseError: a function that it needs has other code now, or it would not render as it did.
         """
         kept = self.release.prompts.get(name)
-        for feature in () if kept is None else kept.on_demand:
-            if feature in self._absent:
+        needed = [] if kept is None else [("on-demand feature", one) for one in kept.on_demand]
+        needed += [] if kept is None else [("retriever", one) for one in kept.retrievers]
+        for kind, one in needed:
+            if one in self._absent:
                 raise ReleaseError(
-                    f"prompt {name!r} of release {self.release.short} needs on-demand feature {feature} as it was "
-                    f"then, and {self._absent[feature]}; load the project with the code of the time "
-                    f"(llmfeatures apply --show {self.release.short} has the function's source)"
+                    f"prompt {name!r} of release {self.release.short} needs {kind} {one} as it was then, and "
+                    f"{self._absent[one]}; load the project with the code of the time (llmfeatures apply --show "
+                    f"{self.release.short} has the function's source)"
                 )
         found = super()._compile(name)
         if kept is not None and found[0].version != kept.version:

@@ -33,6 +33,7 @@ def page(report: Report) -> str:
         "<h2>Features</h2>",
         *[_feature(one) for one in report.features.values()],
         "" if report.features else "<p>This prompt reads no feature.</p>",
+        _documents(report),
         _lengths(report),
         _different(report),
         _samples(report),
@@ -92,6 +93,23 @@ def _feature(tally: FeatureTally) -> str:
         f'<span class="soft">{escape(tally.dtype)}, {limit}</span></div>'
         f"{_coverage(tally.name, tally.coverage)}"
         f'<div class="two">{_values(tally)}{_ages(tally)}</div></article>'
+    )
+
+
+def _documents(report: Report) -> str:
+    tally = report.documents
+    if tally is None:
+        return ""
+    names = ", ".join(f"{one.name} from retriever {one.retriever.name}" for one in report.plan.documents)
+    head = f'<h2>Documents</h2><div class="card"><p>{escape(names)}.</p>'
+    if not tally.ids.total:
+        return f"{head}<p>No prompt has any.</p></div>"
+    scores = _numbers(tally.scores) if tally.scores.count else "<p>The newest ones, without a score.</p>"
+    return (
+        f'{head}<div class="two"><div><h3>Documents of each prompt</h3>{_numbers(tally.each)}</div>'
+        f"<div><h3>Their scores</h3>{scores}</div></div>"
+        f'<div class="two"><div><h3>Most frequent, by id</h3>{_top(tally.ids)}</div>'
+        f"<div><h3>Tiers</h3>{_top(tally.tiers)}</div></div></div>"
     )
 
 

@@ -73,6 +73,27 @@ class FeatureTally:
         self.span = (low, high) if self.span is None else (min(low, self.span[0]), max(high, self.span[1]))
 
 
+class DocumentTally:
+    """What a report knows of the documents of prompts: how many each has, their scores, tiers and ids."""
+
+    def __init__(self) -> None:
+        self.each, self.scores = Numbers(), Numbers()
+        self.tiers, self.ids = Top(), Top()
+
+    def add(self, documents: Any) -> None:
+        """Count the documents of rows that have a prompt."""
+        self.each.add(pc.list_value_length(documents))
+        found = pc.list_flatten(documents)
+        self.scores.add(found.field("score"))
+        for top, name in ((self.tiers, "tier"), (self.ids, "id")):
+            pairs = pc.value_counts(found.field(name))
+            top.add(
+                (shortened(one), count)
+                for one, count in zip(pairs.field(0).to_pylist(), pairs.field(1).to_pylist(), strict=True)
+                if one is not None
+            )
+
+
 class Report:
     """What one history holds, counted batch by batch in bounded memory.
 
@@ -95,6 +116,7 @@ class Report:
         self.reasons = Top(1_000)
         self.prompts = Prompts()
         self.features: dict[str, FeatureTally] = {}
+        self.documents = DocumentTally() if plan.documents else None
         self._first: int | None = None
         self._last: int | None = None
 
@@ -142,6 +164,8 @@ class Report:
             if tally is None:
                 tally = self.features[name] = self._tally(name, values.type.field(name).type)
             tally.add(hours, at, values.field(name), statuses.field(name), events.field(name))
+        if self.documents is not None:
+            self.documents.add(batch.filter(batch.column("messages").is_valid()).column("documents"))
 
     def _tally(self, column: str, held: Any) -> FeatureTally:
         for ref in self.plan.features.outputs:

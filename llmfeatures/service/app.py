@@ -102,10 +102,12 @@ class Service:
         self._shared = None if tallies is None else SharedTallies(tallies)
         self._pushing = ThreadPoolExecutor(PUSHES_AT_ONCE, "llmfeatures-push")
         self.pushes_refused = refusal_of(project)
+        self._retrieving = project.retrieving.for_asyncio()
         self._parts = Shared(
             desk=self.desk,
             store=self._store,
             timeout=project.config.online.timeout.total_seconds(),
+            retrieving=self._retrieving,
             pushing=self._pushing,
             pushes_refused=self.pushes_refused,
             metrics=self._metrics,
@@ -153,6 +155,7 @@ class Service:
             self.desk.log.event("error", "release", problem=following.problem, serving=self.edition.release)
         self.release_problem = following.problem
         if edition is not None:
+            await edition.builder.prepare()
             self.edition, self.endpoints = edition, edition.endpoints
             self.desk.log.event("info", "release", release=edition.release, prompts=len(edition.plans))
         self.desk.log.flush()
@@ -214,6 +217,7 @@ class Service:
         """What runs beside the requests."""
         self.desk.tracer = traces.current_tracer()
         beside = [] if self._shared is None else [asyncio.create_task(self._share())]
+        beside.append(asyncio.create_task(self.edition.builder.prepare()))
         if self._following is not None:
             beside.append(asyncio.create_task(self._follow()))
         try:
@@ -226,6 +230,7 @@ class Service:
             await self._status.aclose()
             self._pushing.shutdown(wait=False)
             await self._store.aclose()
+            await self._retrieving.aclose()
             self._loaded.close()
             self.desk.log.flush()
 

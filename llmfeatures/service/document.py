@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from llmfeatures.json_schema import TIMESTAMP, Schema, schema_of
 from llmfeatures.plan import plan_references
 from llmfeatures.problems import CODES
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.file import ABSENT, Input
 from llmfeatures.registry import Registry
 from llmfeatures.schema import FeatureView, PushSource
-from llmfeatures.service.json_schema import TIMESTAMP, Schema, schema_of
+from llmfeatures.service.document_schema import documents_schema, retrieval_schemas
 from llmfeatures.types import DType, json_value
 
 STATUSES: Final = ["present", "null", "missing", "expired", "unavailable"]
@@ -189,11 +190,17 @@ _CLOCK: Final[Schema] = {
     "schema": {"type": "string", "enum": ["known", "event"]},
     "description": "With as_of: rows that were true and had arrived (known, the default), or that were true.",
 }
+_LIVE: Final[Schema] = {
+    "name": "live_documents",
+    "in": "query",
+    "schema": {"type": "boolean", "default": False},
+    "description": "With as_of: take what a retriever has now where it knows no time.",
+}
 _TIMEOUT: Final[Schema] = {
     "name": "timeout",
     "in": "query",
     "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,4}ms$"},
-    "description": "For the online read, like 250ms; at most 60s.",
+    "description": "For all that is read online, documents too, like 250ms; at most 60s.",
 }
 
 
@@ -201,7 +208,7 @@ def _context(plan: PromptPlan) -> dict[str, Any]:
     operation = _operation(
         f"context_{_identity(plan.name)}", plan.description or plan.name, _json(_ref(_component(plan.name))), _POST
     )
-    return _posted(operation, _arguments(plan), (_AS_OF, _CLOCK, _TIMEOUT))
+    return _posted(operation, _arguments(plan), _options(plan))
 
 
 def _contexts(plan: PromptPlan, max_rows: int) -> dict[str, Any]:
@@ -210,7 +217,11 @@ def _contexts(plan: PromptPlan, max_rows: int) -> dict[str, Any]:
         f"contexts_{_identity(plan.name)}", f"Many at once: {plan.description or plan.name}", _json(listed), _POST
     )
     rows = {"type": "array", "items": _arguments(plan), "maxItems": max_rows}
-    return _posted(operation, _object({"rows": rows}, ["rows"]), (_AS_OF, _CLOCK, _TIMEOUT))
+    return _posted(operation, _object({"rows": rows}, ["rows"]), _options(plan))
+
+
+def _options(plan: PromptPlan) -> tuple[Schema, ...]:
+    return (_AS_OF, _CLOCK, _TIMEOUT, *([_LIVE] if plan.documents else []))
 
 
 def _arguments(plan: PromptPlan) -> Schema:
@@ -338,6 +349,7 @@ def _context_schema(plan: PromptPlan) -> Schema:
         "features": {"type": "object", "additionalProperties": origin},
         "library": text,
         **_layout(),
+        **retrieval_schemas(plan),
     }
     message = _object({"role": text, "content": text}, ["role", "content"])
     properties: dict[str, Schema] = {
@@ -349,7 +361,7 @@ def _context_schema(plan: PromptPlan) -> Schema:
         "messages": {"type": "array", "items": message},
         "features": _object(features, features),
         "values": _object(values, values),
-        "documents": {"type": "object"},
+        "documents": documents_schema(plan, _feature),
         "config": {"type": "object"},
         "tokens": {"type": ["integer", "null"]},
         "manifest": _object(manifest, manifest),

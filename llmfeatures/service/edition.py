@@ -14,6 +14,7 @@ from llmfeatures.errors import LLMFeaturesError, RequestError, UnknownNameError
 from llmfeatures.ports import AsyncOnlineStore
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.readers import AsyncReader
+from llmfeatures.retrievers import AsyncRetrieving
 from llmfeatures.service.document import document
 from llmfeatures.service.endpoint import Answer, Desk, Endpoint
 from llmfeatures.service.features import FeatureActions
@@ -38,6 +39,7 @@ class Shared:
     desk: Desk
     store: AsyncOnlineStore
     timeout: float
+    retrieving: AsyncRetrieving
     pushing: ThreadPoolExecutor
     pushes_refused: str | None
     metrics: Callable[[Request], Awaitable[Answer]]
@@ -69,6 +71,7 @@ class Edition:
             project.registry,
             self.plans,
             self.broken,
+            retrieving=project.retrieving,
             release=self.release,
             release_problem=shared.release_problem,
         )
@@ -89,8 +92,13 @@ class Edition:
 
     def _prompts(self) -> dict[str, Endpoint]:
         shared, project = self._shared, self.project
-        builder = AsyncContextBuilder(
-            project.prompts, shared.store, lambda: project.offline, project.clock, shared.timeout
+        self.builder = builder = AsyncContextBuilder(
+            project.prompts,
+            shared.store,
+            lambda: project.offline,
+            project.clock,
+            shared.timeout,
+            retrieving=shared.retrieving,
         )
         made: dict[str, Endpoint] = {}
         for name in (*self.plans, *self.broken):

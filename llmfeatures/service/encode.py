@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmfeatures.context import FeatureValue, PromptContext
+from llmfeatures.context import ContextDocument, FeatureValue, PromptContext
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.types import json_value
 
@@ -23,6 +23,15 @@ class ContextWriter:
         origins = {name: origin.model_dump(mode="json") for name, origin in plan.origins.items()}
         self._origins = orjson.Fragment(orjson.dumps(origins))
         self._inputs = orjson.Fragment(orjson.dumps(dict(plan.input_dtypes)))
+        self._of_documents = {
+            one.name: {
+                "metadata": orjson.Fragment(orjson.dumps(dict(one.metadata))),
+                "features": orjson.Fragment(
+                    orjson.dumps({name: origin.model_dump(mode="json") for name, origin in one.origins.items()})
+                ),
+            }
+            for one in plan.documents
+        }
 
     def json(self, ctx: PromptContext) -> bytes:
         """The context as JSON."""
@@ -46,7 +55,7 @@ class ContextWriter:
             "messages": ctx.messages,
             "features": _plain_features(ctx.features),
             "values": ctx.values,
-            "documents": ctx.documents,
+            "documents": {name: [_plain_document(one) for one in found] for name, found in ctx.documents.items()},
             "config": ctx.config,
             "tokens": ctx.tokens,
             "manifest": {
@@ -61,6 +70,11 @@ class ContextWriter:
                 "sections": [one.model_dump() for one in manifest.sections],
                 "cache_breaks": [list(one) for one in manifest.cache_breaks],
                 "prefix": None if manifest.prefix is None else manifest.prefix.model_dump(),
+                "retrievals": {
+                    name: {**vars(one), **self._of_documents[name]} for name, one in manifest.retrievals.items()
+                },
+                "timings": manifest.timings,
+                "conversation": manifest.conversation,
             },
         }
 
@@ -74,6 +88,10 @@ def features_json(rows: Sequence[Mapping[str, FeatureValue]], dtypes: Mapping[st
         import json
 
         return json.dumps(plain, default=json_value).encode()
+
+
+def _plain_document(one: ContextDocument) -> dict[str, Any]:
+    return {**vars(one), "features": {entity: _plain_features(found) for entity, found in one.features.items()}}
 
 
 def _plain_features(features: Mapping[str, FeatureValue]) -> dict[str, Any]:

@@ -94,16 +94,16 @@ class Endpoint:
         try:
             answer = await self._answer(request)
         except ProblemError as error:
-            answer, code = _refused(error.problem), error.problem.code
+            answer, code = refused(error.problem), error.problem.code
         except LLMFeaturesError as error:
             problem = problem_of(error)
-            answer, code = _refused(problem), problem.code
+            answer, code = refused(problem), problem.code
             if isinstance(error, StoreError):
                 desk.tally.count("store_errors", code)
         except DisconnectedError:
             answer, code = None, "disconnected"
         except Exception as error:  # noqa: BLE001  whatever it is, the next request is served
-            answer, code = _refused(INTERNAL), INTERNAL.code
+            answer, code = refused(INTERNAL), INTERNAL.code
             self._log_failure(request, error)
         finally:
             desk.tally.in_flight -= 1
@@ -161,7 +161,8 @@ class Endpoint:
         )  # fmt: skip
 
 
-def _refused(problem: Problem) -> Answer:
+def refused(problem: Problem) -> Answer:
+    """The answer that a problem is."""
     headers: Headers = [JSON]
     if problem.retry_after is not None:
         headers.append((b"retry-after", str(problem.retry_after).encode()))

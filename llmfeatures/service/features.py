@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, cast
 from llmfeatures.clock import Clock
 from llmfeatures.context import FeatureValue
 from llmfeatures.errors import OnDemandError, RequestError, did_you_mean
+from llmfeatures.json_schema import converters, hold_json
 from llmfeatures.plan import FeaturePlan, plan_references
 from llmfeatures.readers import AsyncReader
 from llmfeatures.registry import Registry
 from llmfeatures.service.access import check_roles
 from llmfeatures.service.encode import features_json
 from llmfeatures.service.endpoint import Answer, Desk
-from llmfeatures.service.json_schema import converters, hold_json
 from llmfeatures.service.prompts import converted, rows_of
 from llmfeatures.service.requests import Request
 

@@ -56,6 +56,17 @@ def registry_listing(
             }
             for one in registry.on_demand
         ],
+        "retrievers": [
+            {
+                "name": one.name,
+                "entity": None if one.entity is None else one.entity.name,
+                "metadata": {name: str(dtype) for name, dtype in one.metadata.items()},
+                "embedder": None if one.embedder is None else one.embedder.model,
+                "description": one.description,
+                "owner": one.owner,
+            }
+            for one in registry.retrievers
+        ],
         "prompts": [_prompt(plan) for _, plan in sorted(plans.items())],
     }
 
@@ -77,4 +88,5 @@ def _prompt(plan: PromptPlan) -> dict[str, Any]:
             for name, one in plan.inputs.items()
         },
         "features": {name: origin.model_dump(mode="json") for name, origin in plan.origins.items()},
+        "documents": {one.name: {"retriever": one.retriever.name, "top_k": one.top_k} for one in plan.documents},
     }

@@ -18,7 +18,16 @@ COUNTERS: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
         "Features read, by their status; prompt is - for features asked for by name.",
         ("prompt", "status"),
     ),
-    "degraded": ("llmfeatures_degraded_prompts", "Prompts built while a feature was unavailable.", ("prompt",)),
+    "degraded": (
+        "llmfeatures_degraded_prompts",
+        "Prompts built while a feature or a retriever was unavailable.",
+        ("prompt",),
+    ),
+    "retrievals": (
+        "llmfeatures_retrievals",
+        "Documents of prompts, by what became of their search.",
+        ("prompt", "retriever", "status"),
+    ),
     "store_errors": ("llmfeatures_store_errors", "Reads and writes that the online store failed.", ("code",)),
     "pushes": ("llmfeatures_pushes", "Pushes accepted; repeated: their push_id was known.", ("view", "repeated")),
     "pushed_rows": ("llmfeatures_pushed_rows", "Rows that accepted pushes held, repeated ones left out.", ("view",)),
@@ -67,6 +76,14 @@ class _Collected:
         for labels, values in sorted(self._tally.latency.items()):
             latency.add_metric(labels, _cumulated(values), values[-1])
         yield latency
+        searches = HistogramMetricFamily(
+            "llmfeatures_retrieval_seconds",
+            "Seconds that a prompt waited for a retriever.",
+            labels=["prompt", "retriever"],
+        )
+        for labels, values in sorted(self._tally.searches.items()):
+            searches.add_metric(labels, _cumulated(values), values[-1])
+        yield searches
         yield from self._status()
 
     def _status(self) -> Iterator[Metric]:

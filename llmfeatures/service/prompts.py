@@ -7,14 +7,16 @@ from typing import Any, cast
 
 from llmfeatures.builder import AsyncContextBuilder
 from llmfeatures.context import PromptContext
-from llmfeatures.errors import InvalidValueError, RequestError, did_you_mean
+from llmfeatures.errors import DocumentsUnavailableError, InvalidValueError, RequestError, did_you_mean
+from llmfeatures.json_schema import converters, hold_json
 from llmfeatures.prompt_plan import PromptPlan
+from llmfeatures.retrieving import LEGS, TracedLeg
 from llmfeatures.service import traces
 from llmfeatures.service.access import check_roles
 from llmfeatures.service.encode import ContextWriter
 from llmfeatures.service.endpoint import Answer, Desk
-from llmfeatures.service.json_schema import converters, hold_json
 from llmfeatures.service.requests import Request
+from llmfeatures.service.tally import Tally
 
 
 class PromptActions:
@@ -35,10 +37,16 @@ class PromptActions:
             check_roles(request.key, self._roles, given)
         values = self._values(given)
         options = request.options() if request.scope["query_string"] else {}
-        if request.span is None:
-            ctx = await self._builder.build_context(self._name, **options, **values)
-        else:
-            (ctx,) = await self._traced(request, lambda: self._builder.build_contexts(self._name, [values], **options))
+        try:
+            if request.span is None:
+                ctx = await self._builder.build_context(self._name, **options, **values)
+            else:
+                (ctx,) = await self._traced(
+                    request, lambda: self._builder.build_contexts(self._name, [values], **options)
+                )
+        except DocumentsUnavailableError as error:
+            self._count_failure(error)
+            raise
         request.request_id = ctx.request_id
         self._count(ctx)
         return Answer(self._writer.json(ctx))
@@ -52,9 +60,13 @@ class PromptActions:
                 check_roles(request.key, self._roles, row)
         options = request.options()
         values = [self._values(row, f"row {number}: ") for number, row in enumerate(rows)]
-        contexts = await self._traced(request, lambda: self._builder.build_contexts(self._name, values, **options))
-        for ctx in contexts:
-            self._count(ctx)
+        try:
+            contexts = await self._traced(request, lambda: self._builder.build_contexts(self._name, values, **options))
+        except DocumentsUnavailableError as error:
+            self._count_failure(error)
+            raise
+        for number, ctx in enumerate(contexts):
+            self._count(ctx, timed=number == 0)  # one search for all rows
         return Answer(self._writer.json_list("contexts", contexts))
 
     def _values(self, given: dict[str, Any], where: str = "") -> dict[str, Any]:
@@ -65,25 +77,39 @@ class PromptActions:
                 )
         return converted(given, self._converters, where) if self._converters else given
 
-    def _count(self, ctx: PromptContext) -> None:
-        tally = self._desk.tally
-        tally.features(self._name, ctx.features)
-        if ctx.manifest.degraded:
-            tally.count("degraded", self._name)
-            if ctx.manifest.problem is not None:
-                tally.count("store_errors", "store_unavailable")
+    def _count(self, ctx: PromptContext, *, timed: bool = True) -> None:
+        count_context(self._desk.tally, ctx, timed=timed)
+
+    def _count_failure(self, error: DocumentsUnavailableError) -> None:
+        self._desk.tally.retrieval(self._name, error.retriever, "unavailable", None)
 
     async def _traced(self, request: Request, build: Callable[[], Any]) -> list[PromptContext]:
-        tracer, span = self._desk.tracer, None
-        if tracer is not None and request.span is not None:
-            span = traces.start_build(tracer, request.span, self._name)
+        tracer = self._desk.tracer
+        if tracer is None or request.span is None:
+            return await build()
+        span = traces.start_build(tracer, request.span, self._name)
+        legs: list[TracedLeg] = []
+        token = LEGS.set(legs)
         contexts: list[PromptContext] = []
         try:
             contexts = await build()
         finally:
-            if span is not None:
-                traces.end_build(span, contexts)
+            LEGS.reset(token)
+            traces.record_legs(tracer, span, legs)
+            traces.end_build(span, contexts)
         return contexts
+
+
+def count_context(tally: Tally, ctx: PromptContext, *, timed: bool = True) -> None:
+    """Count a prompt that was built; ``timed``: with how long its searches took."""
+    for name, one in ctx.manifest.retrievals.items():
+        took = ctx.manifest.timings.get(name) if timed else None
+        tally.retrieval(ctx.prompt, one.retriever, one.status, None if took is None else took / 1000)
+    tally.features(ctx.prompt, ctx.features)
+    if ctx.manifest.degraded:
+        tally.count("degraded", ctx.prompt)
+        if ctx.manifest.problem is not None:
+            tally.count("store_errors", "store_unavailable")
 
 
 def converted(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from llmfeatures.errors import RequestError
+from llmfeatures.json_schema import converters, hold_json
 from llmfeatures.problems import problem_of, refusal
 from llmfeatures.push_report import PushReport
 from llmfeatures.schema import FeatureView, PushSource
 from llmfeatures.service.access import check_entity
 from llmfeatures.service.endpoint import Answer, Desk
-from llmfeatures.service.json_schema import converters, hold_json
 from llmfeatures.service.prompts import converted, rows_of
 from llmfeatures.service.requests import Request
 from llmfeatures.types import DType

@@ -20,7 +20,7 @@ from llmfeatures.service.keys import ApiKey
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
-OPTIONS: Final = ("as_of", "clock", "timeout")
+OPTIONS: Final = ("as_of", "clock", "live_documents", "timeout")
 """Options of a build, in the query of its URL: in the body they could be taken for join keys or inputs."""
 MAX_TIMEOUT: Final = 60.0
 _PAUSE: Final = 0.3
@@ -68,6 +68,11 @@ class Request:
             options[name] = value
         if "timeout" in options:
             options["timeout"] = _timeout(options["timeout"])
+        if "live_documents" in options:
+            live = options.pop("live_documents")
+            if live not in ("true", "false"):
+                raise RequestError("live_documents is true or false")
+            options["_live_documents"] = live == "true"
         return options
 
     async def json(self, *, exact: bool = False) -> Any:

@@ -33,13 +33,16 @@ class Server(uvicorn.Server):
         service: what is served.
         alone: no parent watches this process: it says itself what happens on Ctrl-C and SIGHUP.
         started: called once requests are answered.
+        app: the ASGI application; None: all of the service.
     """
 
-    def __init__(self, service: Service, *, alone: bool = True, started: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, service: Service, *, alone: bool = True, started: Callable[[], None] | None = None, app: Any = None
+    ) -> None:
         options = service.project.config.serve
         super().__init__(
             uvicorn.Config(
-                ServiceApp(service),
+                app or ServiceApp(service),
                 loop="auto",
                 http=_protocol(options.head_timeout.total_seconds()),
                 log_config=None,

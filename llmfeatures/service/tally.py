@@ -30,22 +30,26 @@ Labels = tuple[str, ...]
 class Tally:
     """Counters and histograms of one process, or of several added up.
 
-    ``counts`` is by name and labels; ``latency`` by route and prompt: a count per bucket, then the sum in seconds.
+    ``counts`` is by name and labels; ``latency`` by route and prompt, ``searches`` by prompt and retriever: a count per
+    bucket, then the sum in seconds.
     """
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, Labels], int] = defaultdict(int)
         self.latency: dict[Labels, list[float]] = {}
+        self.searches: dict[Labels, list[float]] = {}
         self.in_flight = 0
 
     def request(self, route: str, prompt: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self.counts["requests", (route, prompt, str(status))] += 1
-        latency = self.latency.get((route, prompt))
-        if latency is None:
-            latency = self.latency[route, prompt] = [0.0] * (len(BUCKETS) + 2)
-        latency[bisect_left(BUCKETS, seconds)] += 1
-        latency[-1] += seconds
+        _observe(self.latency, (route, prompt), seconds)
+
+    def retrieval(self, prompt: str, retriever: str, status: str, seconds: float | None) -> None:
+        """Documents were searched for; ``seconds`` is None where the same search is counted already."""
+        self.counts["retrievals", (prompt, retriever, status)] += 1
+        if seconds is not None:
+            _observe(self.searches, (prompt, retriever), seconds)
 
     def features(self, prompt: str, features: Mapping[str, FeatureValue]) -> None:
         """Features were read, for a prompt or (``-``) for themselves."""
@@ -61,16 +65,26 @@ class Tally:
         """Add what another worker wrote."""
         for name, labels, value in data["counts"]:
             self.counts[name, tuple(labels)] += value
-        for labels, values in data["latency"]:
-            own = self.latency.setdefault(tuple(labels), [0.0] * len(values))
-            own[:] = [one + other for one, other in zip(own, values, strict=True)]
+        for name, histograms in (("latency", self.latency), ("searches", self.searches)):
+            for labels, values in data.get(name, ()):
+                own = histograms.setdefault(tuple(labels), [0.0] * len(values))
+                own[:] = [one + other for one, other in zip(own, values, strict=True)]
 
     def data(self) -> dict[str, Any]:
         """All that `add` takes, as JSON."""
         return {
             "counts": [[name, list(labels), value] for (name, labels), value in self.counts.items()],
             "latency": [[list(labels), values] for labels, values in self.latency.items()],
+            "searches": [[list(labels), values] for labels, values in self.searches.items()],
         }
+
+
+def _observe(histograms: dict[Labels, list[float]], labels: Labels, seconds: float) -> None:
+    found = histograms.get(labels)
+    if found is None:
+        found = histograms[labels] = [0.0] * (len(BUCKETS) + 2)
+    found[bisect_left(BUCKETS, seconds)] += 1
+    found[-1] += seconds
 
 
 class SharedTallies:

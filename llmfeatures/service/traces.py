@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from llmfeatures.context import PromptContext
+    from llmfeatures.retrieving import TracedLeg
 
 NAME: Final = "llmfeatures"
 UNMATCHED: Final = "unmatched"
@@ -130,6 +131,23 @@ def start_build(tracer: Tracer, parent: Span, prompt: str) -> Span:
         context=trace.set_span_in_context(parent),
         attributes={"gen_ai.prompt.name": prompt},
     )
+
+
+def record_legs(tracer: Tracer, parent: Span, legs: Sequence[TracedLeg]) -> None:
+    """A span for each part of a prompt with documents that was read. No query and no text is recorded."""
+    from opentelemetry import trace
+    from opentelemetry.trace import Status, StatusCode
+
+    context = trace.set_span_in_context(parent)
+    for leg in legs:
+        attributes = {"llmfeatures.leg": leg.name}
+        if leg.retriever is not None:
+            attributes["llmfeatures.retriever"] = leg.retriever
+        kind = "features" if leg.retriever is None else "search"
+        span = tracer.start_span(f"{kind} {leg.name}", context=context, start_time=leg.began, attributes=attributes)
+        if leg.problem is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(leg.ended)
 
 
 def end_build(span: Span, contexts: Sequence[PromptContext]) -> None:

@@ -21,9 +21,10 @@ PROMPT: Final = "prompts/example.prompt.j2"
 """Where the prompt of an example is, unless it says otherwise."""
 
 FEATURES: Final = """\
-from llmfeatures import Entity, FeatureView, Registry
+from llmfeatures import Entity, FeatureView, OnnxEmbedder, Registry, Retriever
 
 user = Entity("user", join_key="user_id")
+title = Entity("title", join_key="title_id")
 features = {
     "user_segment": "enum[casual,power_user]",
     "last_genre": "str",
@@ -37,7 +38,11 @@ features = {
     "genres": "list[str]",
     "settings": "json",
 }
-registry = Registry([FeatureView("profile", user, "data/profile.parquet", features)])
+profile = FeatureView("profile", user, "data/profile.parquet", features)
+ratings = FeatureView("ratings", title, "data/ratings.parquet", {"avg_rating": "float"})
+metadata = {"title_id": "str", "device": "str"}
+sessions = Retriever("viewing_sessions", user, "data/sessions.jsonl", embedder=OnnxEmbedder(), metadata=metadata)
+registry = Registry([profile, ratings, sessions])
 """
 """The registry of the examples that bring none of their own."""
 

@@ -1,0 +1,1 @@
+"""Document stores: the embedded one, vector databases, and any Python function. Each loads its own client only."""
