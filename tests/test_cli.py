@@ -322,6 +322,11 @@ def test_features_under_both_clocks(cli: Cli, filled: Path, clock: str, status: 
 def test_context_now(cli: Cli, filled: Path) -> None:
     ran = cli("context", "home", "user_id=a", "--project", filled)
     assert ran == (0, "Viewer: power, watched 47 titles.\nSuggest 3 titles.\n", "")
+    for command in (["context", "home"], ["features", "segment"]):
+        blank = cli(*command, "user_id=", "--project", filled)
+        assert blank.code == 0
+        assert "note: user_id= is given without a value" in blank.err
+        assert "note: user_id=" not in cli(*command, "user_id=a", "--project", filled).err
     nobody = cli("context", "home", "--nobody", "--project", filled)
     assert nobody.out.startswith("Viewer: unknown, watched 0 titles.")
 

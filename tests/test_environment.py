@@ -324,9 +324,32 @@ def test_message_tags_that_cannot_be(make, body: str):
         make(body)
 
 
+def test_a_name_that_a_value_gives_is_not_shown(make):
+    for body in ("{{ [1]|map(x)|join }}", "{{ [1]|map(x|upper)|join }}", "{{ [1]|select(x)|join }}"):
+        with pytest.raises(RenderError, match=r"unknown (filter|test): an expression gives its name here") as raised:
+            make(body).render({"x": "fantasy"})
+        assert "fantasy" not in str(raised.value).lower()
+
+
 def test_messages_that_cannot_be_at_run_time(make):
-    with pytest.raises(RenderError, match="outside of messages: 'hello'"):
-        make("{{ x }}{% message 'user' %}x{% endmessage %}").render({"x": "hello"})
+    for body, where in (
+        ("{{ x }}{% message 'user' %}x{% endmessage %}", "1: text outside of messages, from x;"),
+        (
+            "{{ y }}\n\n {{ x|upper }}{% message 'user' %}x{% endmessage %}",
+            r"3: text outside of messages, from x\|upper;",
+        ),
+        (
+            "\n{% macro m(a) %}{{ a }}{% endmacro %}{{ y }}\n{{ m(x) }}{% message 'user' %}x{% endmessage %}",
+            "2: .*from a;",
+        ),
+        ("{% for one in [x] %}\n{{ one ~ y }}{% endfor %}{% message 'user' %}x{% endmessage %}", "2: .*an expression;"),
+    ):
+        with pytest.raises(RenderError, match=rf"^prompts/p\.prompt\.j2:{where}") as raised:
+            make(body).render({"x": "hello", "y": ""})
+        assert "hello" not in str(raised.value).lower()
+    written = "{% macro m() %}hi{% endmacro %}\n{{ m() }}{% message 'user' %}x{% endmessage %}"
+    with pytest.raises(RenderError, match=r"prompts/p\.prompt\.j2:2: text outside of messages: 'hi'$"):
+        make(written).render({})
     with pytest.raises(RenderError, match="do not nest"):
         make(
             "{% macro m() %}{% message 'user' %}x{% endmessage %}{% endmacro %}"

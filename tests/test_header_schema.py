@@ -66,6 +66,8 @@ POLICY = options(
 INPUT = DTYPE | options(type=DTYPE, max_chars=COUNT, default=st.none())
 DOCUMENT = options(
     retriever=mostly(TEXTS, ANYTHING),
+    entity=mostly(TEXTS, ANYTHING),
+    filter=mostly(st.dictionaries(TEXTS, ANYTHING, max_size=2), ANYTHING),
     query=mostly(TEXTS, ANYTHING),
     top_k=COUNT,
     order=mostly(st.sampled_from(["score", "recent"]), ANYTHING),

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import llmfeatures
 from tests.projects import MOMENT, at, make_project, segment, watched
 
-HEAVY = ("duckdb", "pyarrow", "redis", "openai", "fastapi", "pandas")
+HEAVY = (
+    *("duckdb", "pyarrow", "redis", "openai", "fastapi", "pandas"),
+    *("psycopg", "qdrant_client", "pinecone", "weaviate", "onnxruntime", "mcp", "anthropic"),
+)
 
 
 def _fresh(code: str) -> str:

@@ -214,7 +214,7 @@ def test_without_a_part_is_computed_without_it(project: Project) -> None:
         max_size=8,
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", ["all", "kind", "aged"])
 def test_history_is_what_the_builder_gives(
     project: Project, name: str, rows: list[tuple[str | None, int, int, int]]

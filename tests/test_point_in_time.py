@@ -161,7 +161,7 @@ def _plain(column: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("clock", ["event", "known"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @example(world=everything())
 @given(world=worlds())
 def test_history_agrees_with_brute_force(clock: str, world: World) -> None:

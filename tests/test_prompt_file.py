@@ -75,6 +75,7 @@ def test_a_whole_header() -> None:
         ("documents: {s: {retriever: r, query: q, order: recent}}", 2, "give a query"),
         ("documents: {s: {retriever: r, query: 5}}", 2, "query is text"),
         ("documents: {s: {retriever: r, query: q, min_score: high}}", 2, "min_score is a number"),
+        ("documents: {s: {retriever: r, min_score: 0.5}}", 2, "min_score goes with a query"),
         ("documents: {s: {retriever: r, query: q, top_k: 0}}", 2, "top_k is a whole number from 1"),
         ("documents: {s: {retriever: r, k: 3}}", 2, "unknown key 'k'"),
         ("budget: {max_tokens: 3}", 2, "needs a tokenizer"),
@@ -187,3 +188,12 @@ def test_a_large_header_is_refused_in_time() -> None:
 def test_any_text_is_a_header_or_a_clear_mistake(text: str) -> None:
     for error in header_errors(f"---\n{text}\n---\n", path="p"):
         assert error.message
+
+
+def test_a_block_of_text_in_the_header_has_a_place() -> None:
+    text = (
+        "---\ndescription: |\n  two\n  lines\ndocuments:\n  d:\n    retriever: r\n    query: |-\n      {{ a }}\n---\nx"
+    )
+    file = parse_prompt(text, name="p", path="p")
+    assert (file.header.description, file.header.documents["d"].query) == ("two\nlines\n", "{{ a }}")
+    assert file.values["documents", "d", "query"][:2] == (8, 12)

@@ -126,7 +126,12 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["materialize", "--due", "--json", *where]) == 0
     assert [one["view"] for one in json.loads(capsys.readouterr().out)["views"]] == ["activity"]
     assert run(["materialize", "--due", "--json", *where]) == 0
-    assert json.loads(capsys.readouterr().out) == {"views": [], "failures": [], "running_elsewhere": False}
+    assert json.loads(capsys.readouterr().out) == {
+        "views": [],
+        "retrievers": [],
+        "failures": [],
+        "running_elsewhere": False,
+    }
     assert run(["materialize", "activty", "--due", *where]) == 2
 
 

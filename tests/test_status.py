@@ -422,7 +422,7 @@ def test_the_json(root: Path, cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = cli("status", "--json", "--project", root)
     assert code == 0
     data = json.loads(out)
-    assert list(data) == ["project", "well", "now", "fixed_clock", "store", "views", "warnings"]
+    assert list(data) == ["project", "well", "now", "fixed_clock", "store", "views", "retrievers", "warnings"]
     assert (data["well"], data["now"], data["fixed_clock"]) == (True, "2026-05-07T23:00:00Z", True)
     assert list(data["store"]) == [
         "kind",

@@ -98,6 +98,12 @@ def use(builder: Prompts) -> None:
         return len(question + user_id + ctx.text)
 
     print(answer("?", user_id="a") + 1)
+
+    @builder.inject("home")
+    def first(ctx: PromptContext, question: str, *, user_id: str) -> int:
+        return len(question + user_id + ctx.text)
+
+    print(first("?", user_id="a") + 1)
     builder.close()
 
 
@@ -148,6 +154,14 @@ prompt_types.context_builder(".").build_context("hme", user_id="a")  # wrong: na
 @builder.inject("hme")  # wrong: name
 def answer(*, user_id: str, ctx: PromptContext) -> int:
     return len(user_id + ctx.text)
+
+
+@builder.inject("home")
+def first(ctx: PromptContext, *, user_id: str) -> int:
+    return len(user_id + ctx.text)
+
+
+first(user_id=5)  # wrong: type of a parameter
 
 
 async def use() -> None:
@@ -290,7 +304,7 @@ def test_a_description_is_no_code(tmp_path: Path) -> None:
     said = 'Any "overload" \\\\ of NotRequired rows'
     root = make_project(tmp_path, prompts={"home": f"---\ndescription: '{said}'\n---\n{{{{ segment }}}}"})
     written = types_of(plans_of(root), name="prompt_types.py")
-    assert "from typing import Literal, Protocol, TypedDict, TypeVar\n" in written
+    assert "from typing import Literal, Protocol, TypedDict\n" in written
     (shown,) = {ast.get_docstring(one) for one in ast.walk(ast.parse(written)) if _is_method(one, "build_context")}
     assert shown == said
     # a docstring alone would be a body that returns None

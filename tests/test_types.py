@@ -145,3 +145,22 @@ def test_data_of_another_dtype_is_seen(dtype: str, stored: str) -> None:
 def test_json_that_nests_without_end_is_refused() -> None:
     with pytest.raises(InvalidValueError):
         parse_json("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (10**30, "an int outside int64"),
+        (json.loads("1e30"), "a number outside int64"),
+        (-1e30, "a number outside int64"),
+        (-float(2**63), "a float is no int"),
+        (1.0, "a float is no int"),
+        (float("inf"), "a float is no int"),
+        (float("nan"), "a float is no int"),
+    ],
+)
+def test_what_is_no_int_says_why(value: Any, said: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"^{said}$"):
+        parse_dtype("int").canonical(value)
+    with pytest.raises(InvalidValueError, match=r"^an? (int|float) is no str$"):
+        parse_dtype("str").canonical(value)

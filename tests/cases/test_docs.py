@@ -89,3 +89,17 @@ def test_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if "# red" in line
     }
     assert red == wanted
+
+
+def test_documents(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "prompt-tests.md").read_text(encoding="utf-8")
+    found = {language: text for language, label, text in BLOCK.findall(text) if label == "answer"}
+    registry = next(text for _, label, text in BLOCK.findall((ROOT / "docs" / "documents.md").read_text("utf-8"))
+                    if label == "registry")  # fmt: skip
+    (project / "features.py").write_text(registry)
+    for path in (project / "prompts").iterdir():
+        path.unlink()
+    (project / "prompts" / "answer.prompt.j2").write_text(found["jinja"])
+    (project / "prompts" / "answer.cases.yaml").write_text(found["yaml"])
+    assert run(["test", "--coverage"]) == 0
+    assert capsys.readouterr().out == "3 cases passed, 0 failed\n4 of 4 branches taken\n"

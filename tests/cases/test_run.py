@@ -181,7 +181,7 @@ def test_all_that_is_wrong_with_a_case_is_said_at_once(root: Path) -> None:
             "prompts/home.cases.yaml:5:16 the prompt has no join key 'user'; did you mean 'user_id'? "
             "The valid choices are: user_id"
         ),
-        'prompts/home.cases.yaml:6:22 question: a int is no str; YAML reads 5 as a number: write "5"',
+        'prompts/home.cases.yaml:6:22 question: an int is no str; YAML reads 5 as a number: write "5"',
         "prompts/home.cases.yaml:6:34 the prompt has no input 'watched'; the valid choices are: question",
     ]
 

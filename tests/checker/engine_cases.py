@@ -12,6 +12,8 @@ from typing import Any
 
 from llmfeatures.checker.engine import PromptReport, check_prompt
 from llmfeatures.context import FeatureValue
+from llmfeatures.document_plan import DocumentPlan, FoundDocument, found_documents
+from llmfeatures.ports import Document
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.environment import PromptEnvironment, make_environment
 from llmfeatures.prompts.file import PromptFile, parse_prompt, prompt_names, read_prompt
@@ -96,17 +98,38 @@ def drawn(dtype: DType, chance: random.Random) -> Any:
 
 def render(plan: PromptPlan, chance: random.Random) -> Any:
     """The prompt for drawn values, some of which are not there."""
-    slots: list[FeatureValue] = []
-    for ref in plan.features.refs:
-        absent = chance.random() < 0.3 and (not ref.printed or _stands_in(ref))
-        value = None if absent else drawn(ref.dtype, chance)
-        slots.append(FeatureValue(value, "missing" if absent else "present", None if absent else NOW))
+    slots = [_slot(ref, chance) for ref in plan.features.refs]
     keys = {name: drawn(dtype, chance) for name, dtype in plan.features.parameters.items()}
     inputs: dict[str, Any] = {}
     for name, one in plan.inputs.items():
         optional = one.default is None and chance.random() < 0.4
         inputs[name] = None if optional else drawn(one.dtype, chance)
-    return plan.finish(slots, keys, inputs, NOW)
+    return plan.finish(slots, keys, inputs, NOW, [_documents(one, inputs, chance) for one in plan.documents])
+
+
+def _documents(plan: DocumentPlan, inputs: dict[str, Any], chance: random.Random) -> list[FoundDocument]:
+    """Documents that a search may give, with drawn metadata and features."""
+    found = [
+        Document(
+            id=f"d{number}",
+            version="1",
+            text=drawn(DType("str"), chance),
+            score=None if plan.query is None else chance.choice((0.0, 0.75, -0.5)),
+            metadata={
+                name: None if chance.random() < 0.3 else drawn(dtype, chance)
+                for name, dtype in plan.retriever.metadata.items()
+            },
+        )
+        for number in range(chance.choice((0, 1, 3)))
+    ]
+    slots = {one.entity: [[_slot(ref, chance) for ref in one.features.refs] for _ in found] for one in plan.brought}
+    return found_documents(plan, found, "exact", slots, inputs, NOW)
+
+
+def _slot(ref: Any, chance: random.Random) -> FeatureValue:
+    absent = chance.random() < 0.3 and (not ref.printed or _stands_in(ref))
+    value = None if absent else drawn(ref.dtype, chance)
+    return FeatureValue(value, "missing" if absent else "present", None if absent else NOW)
 
 
 def _stands_in(ref: Any) -> bool:

@@ -1,8 +1,18 @@
-"""The registry of the checker's corpus: every dtype, two entities, an aggregated view, on-demand features."""
+"""The registry of the checker's corpus: every dtype, two entities, an aggregated view, on-demand features, documents
+of an entity and for all."""
 
 from datetime import date, datetime
 
-from llmfeatures import Aggregation, Entity, FeatureView, ParquetSource, Registry, on_demand
+from llmfeatures import (
+    Aggregation,
+    Entity,
+    FeatureView,
+    FunctionEmbedder,
+    ParquetSource,
+    Registry,
+    Retriever,
+    on_demand,
+)
 
 user = Entity("user", join_key="user_id")
 title = Entity("title", join_keys={"title_id": "int"})
@@ -26,6 +36,13 @@ def age_years(birthday: date | None, as_of: datetime) -> int | None:
     return None if birthday is None else as_of.year - birthday.year
 
 
+@on_demand(title, "int", inputs={"this_year": "int"})
+def years_old(year: int | None, this_year: int) -> int | None:
+    """Years since a title came out."""
+    return None if year is None else this_year - year
+
+
+LETTERS = FunctionEmbedder(lambda texts: [[1.0, float(len(one))] for one in texts], model="letters", dimensions=2)
 registry = Registry(
     [
         FeatureView(
@@ -79,5 +96,23 @@ registry = Registry(
         minutes_per_title,
         titles_that_fit,
         age_years,
+        years_old,
+        Retriever(
+            "reviews",
+            user,
+            "data/reviews.parquet",
+            embedder=LETTERS,
+            metadata={
+                "title_id": "int",
+                "language": "enum[en,de]",
+                "stars": "int",
+                "written": "date",
+                "headline": "str",
+                "tags": "list[str]",
+            },
+        ),
+        Retriever("notes", user, "data/notes.jsonl"),
+        Retriever("plots", title, "data/plots.parquet", embedder=LETTERS),
+        Retriever("help_pages", None, "data/help.parquet", embedder=LETTERS, metadata={"topic": "str"}),
     ]
 )

@@ -84,9 +84,9 @@ def _dtypes(plan) -> list:
 
 
 def test_each_rule_of_the_engine_has_three_faulty_prompts_or_few_ways():
-    few = {"LF001", "LF002", "LF003", "LF004", "LF008", "LF009", "LF018", "LF040", "LF041", "LF042", "LF043", "LF060"}
+    few = {"LF001", "LF002", "LF003", "LF004", "LF008", "LF018", "LF040", "LF041", "LF042", "LF043", "LF060"}
     few |= {"LF061", "LF065", "LF066", "LF071", "LF072"}  # by nature of one form or two, or tested below
-    others = {"LF005", "LF006", "LF007", "LF062", "LF063", "LF080"}  # of the project, not of a prompt
+    others = {"LF005", "LF006", "LF007", "LF062", "LF063", "LF067", "LF080"}  # of the project, not of a prompt
     codes = [one.split()[0] for one in expected().values()]
     assert {code: codes.count(code) for code in RULES if codes.count(code) < 3 and code not in few | others} == {}
 
@@ -165,7 +165,19 @@ def test_what_only_compiling_knows(body: str, code: str):
         ("inputs: {user_id: str}", "{{ user_id }}", "LF019"),
         ("entities: {bio: user}", "{{ bio.last_genre }}", "LF019"),
         ("inputs: {budget_minutes: str}", "{{ titles_that_fit }} {{ budget_minutes }}", "LF019"),
-        ("documents: {texts: {retriever: r}}", "{{ texts }}", "LF009"),
+        ("documents: {texts: {retriever: r}}", "{{ texts }}", "LF002"),
+        ("documents: {user: {retriever: notes}}", "{{ user }}", "LF019"),
+        ("documents: {user_id: {retriever: notes}}", "{{ user_id }}", "LF019"),
+        ("inputs: {a: str}\ndocuments: {a: {retriever: notes}}", "{{ a }}", "LF019"),
+        ("documents: {a: {retriever: notes, filter: {x: 1}}}", "{{ a }}", "LF002"),
+        (
+            'documents: {a: {retriever: reviews, filter: {language: "{{ b }}"}}, b: {retriever: notes}}',
+            "{{ a }}",
+            "LF010",
+        ),
+        ('documents: {a: {retriever: reviews, filter: {language: "{{ nme }}"}}}', "{{ a }}", "LF010"),
+        ("features: {title.nme: {default: a}}\ndocuments: {a: {retriever: reviews}}", "{{ a }}", "LF002"),
+        ("features: {title.year: {default: a}}\ndocuments: {a: {retriever: reviews}}", "{{ a }}", "LF002"),
         ("budget: {max_tokens: 2, tokenizer: o200k_base}", "One two three four five.", "LF071"),
     ],
 )

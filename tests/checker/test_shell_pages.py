@@ -19,8 +19,6 @@ from llmfeatures.errors import DefinitionError
 from llmfeatures.registry import load_registry
 
 DOCS = Path(__file__).parents[2] / "docs"
-BESIDE = {"LF065": {"LF009"}}
-"""Codes that an example has as well: documents are not available yet."""
 CASES = [
     pytest.param(code, one, id=f"{code}-{one.kind}-{number}")
     for code in RULES
@@ -67,7 +65,7 @@ def test_examples_are_what_they_say(code: str, example: Example, tmp_path: Path)
     found = found_in(tmp_path, example, code)
     codes = {one.code for one in found if one.severity != "info" or one.code == code}
     expected = {code} if example.kind == "bad" else set[str]()
-    assert codes - BESIDE.get(code, set()) == expected, [(one.code, one.message, one.line) for one in found]
+    assert codes == expected, [(one.code, one.message, one.line) for one in found]
 
 
 def test_every_rule_has_a_bad_and_a_good_example() -> None:

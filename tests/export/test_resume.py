@@ -171,7 +171,7 @@ def disturbed(folder: Path, moment: int, how: str, image: Path) -> Iterator[list
         yield passed
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     kind=st.sampled_from(list(KINDS)),
     often=st.booleans(),
@@ -457,7 +457,7 @@ def test_every_spine_that_can_be_read_again(name: str, project: Project, tmp_pat
     assert files(outs[0]) == files(outs[1])
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(first=st.integers(0, ROWS + 3), groups=st.integers(1, 70))
 def test_the_rest_of_a_spine(first: int, groups: int, project: Project) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -163,7 +163,7 @@ def check_latest(view: FeatureView, rows: list[Row], until: int, since: int | No
         store.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(views(), ROWS, ASKED, AT_ONCE)
 def test_a_join_is_the_rule(
     view: FeatureView, rows: list[Row], asked: list[tuple[str | None, int]], at_once: int
@@ -171,7 +171,7 @@ def test_a_join_is_the_rule(
     check_join(view, rows, asked, at_once)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(views([one for one in PLAIN if one[0] in ("last", "last_n")]), TIED, AT_ONCE)
 def test_ties_are_the_rule(view: FeatureView, rows: list[Row], at_once: int) -> None:
     check_join(view, rows, [("a", 1), ("a", 3), ("a", 60)], at_once)
@@ -188,7 +188,7 @@ def test_a_join_is_the_rule_at_length(
     check_join(view, rows, asked, at_once)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(views(), ROWS, st.integers(0, 60), st.none() | st.integers(0, 50))
 def test_newest_rows_are_the_rule(view: FeatureView, rows: list[Row], until: int, since: int | None) -> None:
     check_latest(view, rows, until, since)

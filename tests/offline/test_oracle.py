@@ -126,7 +126,7 @@ STORE = DuckDBStore(Path("/"), memory_limit="1GB", threads=1)
 """One database for all examples: paths are made whole from the store's root at each call."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(cases(), st.integers(0, 2))
 def test_joins_and_newest_rows_follow_the_rule(case: tuple[list[History], Asks], choice: int) -> None:
     check(case, choice)

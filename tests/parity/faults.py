@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from llmfeatures import builder, columns, materialize, plan
+from llmfeatures import columns, contexts, materialize, plan
 from llmfeatures.clock import stamp, system_clock
 from llmfeatures.context import FeatureValue
 from llmfeatures.offline import aggregate
@@ -34,7 +34,7 @@ def _patch(target: Any, name: str, value: Any) -> Undo:
 
 
 def _ttl_ignored_online() -> Undo:
-    context = builder._context
+    context = contexts._context
 
     def unlimited(plan_: Any, call: Any, slots: Any, as_of: Any, source: str, *rest: Any) -> Any:
         if source == "online":
@@ -42,7 +42,7 @@ def _ttl_ignored_online() -> Undo:
             plan_ = replace(plan_, features=replace(plan_.features, refs=refs))
         return context(plan_, call, slots, as_of, source, *rest)
 
-    return _patch(builder, "_context", unlimited)
+    return _patch(contexts, "_context", unlimited)
 
 
 def _created_ignored() -> Undo:

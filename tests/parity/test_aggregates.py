@@ -55,7 +55,7 @@ def _prompt(names: list[str]) -> str:
     return f"---\nfeatures:\n{policies}---\nAll: {printed}"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(views(), ROWS, st.lists(st.integers(0, 45), min_size=1, max_size=4), st.integers(0, 6), st.data())
 def test_online_is_the_rule_within_the_cadence_of_the_last_run(
     view: FeatureView, rows: list[Row], runs: list[int], on: int, data: st.DataObject

@@ -123,7 +123,7 @@ def seen(ctx: Any) -> Any:
     )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=8, deadline=None, suppress_health_check=QUIET)
 @example(world=everything())
 @given(world=worlds())
 def test_online_and_historical_prompts_are_the_same_bytes(

@@ -83,7 +83,7 @@ def test_a_push_that_is_run_again_repeats_nothing(
     path.write_text("\n".join(bad))
     assert push(root, "taste", str(path), "--push-id", "nightly") == 1
     said = capsys.readouterr().err
-    assert "line 23, column 'genre': a int is no str" in said
+    assert "line 23, column 'genre': an int is no str" in said
     assert "the 20 rows before it are pushed" in said
     assert len(rows(root)) == 20
     path.write_text("\n".join(lines))

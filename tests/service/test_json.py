@@ -17,9 +17,9 @@ from llmfeatures import Project, PromptContext
 from llmfeatures.blocks import CacheBreak
 from llmfeatures.context import FeatureValue, Prefix, SectionTokens
 from llmfeatures.errors import InvalidValueError
+from llmfeatures.json_schema import schema_of, value_of
 from llmfeatures.prompt_plan import Finished
 from llmfeatures.service.encode import ContextWriter, features_json
-from llmfeatures.service.json_schema import schema_of, value_of
 from llmfeatures.types import DType, json_value, parse_dtype
 
 WRITTEN = ["str", "int", "float", "bool", "timestamp", "date", "decimal(6,2)", "decimal(3,3)", "decimal(4,0)", "json"]

@@ -343,6 +343,7 @@ def test_the_command_line_makes_lists_and_removes_keys(cli: Any, tmp_path: Path)
         [],
         ["--scope", "read", "--entity", "user=1"],
         ["--scope", "read", "--entity", "tenant_id=x"],
+        ["--scope", "read", "--entity", "user_id="],
     ):
         code, out, err = cli("keys", "new", "web", *wrong)
         assert (code, out) == (2, ""), wrong
