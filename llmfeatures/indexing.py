@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 from llmfeatures.errors import ExpectationError, LLMFeaturesError, RetrieverError
 from llmfeatures.pace import Pace
@@ -26,6 +27,9 @@ from llmfeatures.ports import (
 )
 from llmfeatures.retriever import Retriever
 from llmfeatures.types import plain_json_text
+
+if TYPE_CHECKING:
+    from llmfeatures.ports.documents import Vector
 
 BATCH: Final = 1_000
 """So many records are written at once."""
@@ -95,13 +99,17 @@ class Indexer:
             complete = not accept and self._is_complete()
             if not accept and (full or not complete):
                 _check_enough(retriever, found.versions, self._count() if complete else None)
+            batches = iter(found.batches())
+            first = list(next(batches, ()))
+            if full and self.embedder is not None:
+                self._vectors([one.text for one in first[:EMBEDDED]])  # a model that fails does not cost the index
             self.index.begin(index_meta(retriever), replace=full)
             gone = {bytes.fromhex(key) for key in self.index.keys()}  # noqa: SIM118  it is no mapping
             if complete and not full:
                 _check_enough(retriever, found.versions, len(gone))
             there, written, done = len(gone), 0, 0
             self.progress(retriever.name, 0, found.versions)
-            for batch in found.batches():
+            for batch in chain([first], batches):
                 keyed = [(record_key(one, retriever), one) for one in batch]
                 missing = [(key, one) for key, one in keyed if key not in gone]
                 gone.difference_update(key for key, _ in keyed)
@@ -153,13 +161,7 @@ class Indexer:
         return len(missing)
 
     def _records(self, part: Sequence[tuple[bytes, SourceDocument]]) -> Iterator[DocumentRecord]:
-        vectors = None
-        if self.embedder is not None:
-            vectors = self.embedder.embed([one.text for _, one in part])
-            if len(vectors) != len(part):
-                raise RetrieverError(
-                    f"embedder {self.embedder.model!r} gave {len(vectors)} vectors for {len(part)} texts"
-                )
+        vectors = self._vectors([one.text for _, one in part])
         for place, (key, one) in enumerate(part):
             yield DocumentRecord(
                 key=key.hex(),
@@ -172,6 +174,14 @@ class Indexer:
                 valid_to=one.valid_to,
                 vector=None if vectors is None else vectors[place],
             )
+
+    def _vectors(self, texts: Sequence[str]) -> Vector | None:
+        if self.embedder is None:
+            return None
+        vectors = self.embedder.embed(texts)
+        if len(vectors) != len(texts):
+            raise RetrieverError(f"embedder {self.embedder.model!r} gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors
 
     def _remove(self, gone: set[bytes]) -> None:
         keys = sorted(key.hex() for key in gone)

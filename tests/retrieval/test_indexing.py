@@ -182,6 +182,17 @@ def test_another_definition_needs_a_full_run(
     assert len(store_of(changed, other).search([query])[0]) == 1
 
 
+def test_a_model_that_fails_does_not_cost_the_index(tmp_path: Path, open_project: Callable[..., Project]) -> None:
+    write(tmp_path, ROWS)
+    project = open_project(notes())
+    project.materialize()
+    before = held(store_of(project, notes()))
+    flat = FunctionEmbedder(lambda texts: [[1.0]] * len(texts), model="flat", dimensions=8)
+    with pytest.raises(RetrieverError, match="flat"):
+        open_project(notes(embedder=flat)).materialize(full=True)
+    assert held(store_of(project, notes())) == before
+
+
 def test_a_bad_source_changes_nothing(tmp_path: Path, open_project: Callable[..., Project]) -> None:
     write(tmp_path, ROWS)
     project = open_project(notes())
