@@ -31,7 +31,9 @@ from llmfeatures.errors import (
 from llmfeatures.explain import remember
 from llmfeatures.plan import ComputedRef, FeaturePlan, FeatureRef, Role, plan_named, role_of
 from llmfeatures.prompt_plan import PromptPlan
-from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import PromptEnvironment
 from llmfeatures.prompts.file import ABSENT, Budget, Input, Policy, PromptFile
 from llmfeatures.prompts.tags import column
 from llmfeatures.refs import origin_of

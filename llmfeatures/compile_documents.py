@@ -13,7 +13,9 @@ from llmfeatures.document_plan import Brought, DocumentPlan, Name
 from llmfeatures.errors import InvalidValueError, PromptError, UnknownNameError, did_you_mean
 from llmfeatures.ondemand import code_hash_of
 from llmfeatures.plan import FeaturePlan, plan_named
-from llmfeatures.prompts.environment import Compiled, PromptEnvironment, compile_prompt
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import PromptEnvironment
 from llmfeatures.prompts.file import ABSENT, Documents, Input, Policy, PromptFile
 from llmfeatures.refs import FeatureRef, Role, role_of
 from llmfeatures.registry import Found, FoundOnDemand, Registry

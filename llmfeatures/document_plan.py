@@ -13,8 +13,8 @@ from llmfeatures.context import ContextDocument, FeatureOrigin, FeatureValue, ma
 from llmfeatures.errors import DocumentsUnavailableError, FeatureNotPresentError, InvalidValueError
 from llmfeatures.plan import FeaturePlan
 from llmfeatures.ports import NO_ENTITY, Document, DocumentQuery
+from llmfeatures.prompts.compiled import Compiled
 from llmfeatures.prompts.documents import template_document
-from llmfeatures.prompts.environment import Compiled
 from llmfeatures.refs import Role, origin_of, value_of
 from llmfeatures.retriever import Retriever, Tier
 from llmfeatures.tokens import Tokenizer

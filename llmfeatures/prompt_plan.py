@@ -35,9 +35,11 @@ from llmfeatures.errors import (
     did_you_mean,
 )
 from llmfeatures.plan import FeaturePlan
-from llmfeatures.prompts.environment import Compiled, Message, Names
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.environment import Names
 from llmfeatures.prompts.file import ABSENT, Budget, Input
 from llmfeatures.prompts.finish import rendered, segments
+from llmfeatures.prompts.runtime import Message
 from llmfeatures.prompts.segments import Segment
 from llmfeatures.refs import stand_in
 from llmfeatures.types import DType

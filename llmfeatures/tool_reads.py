@@ -14,7 +14,7 @@ from llmfeatures.gathering import Gathered
 from llmfeatures.json_schema import TIMESTAMP
 from llmfeatures.plan import FeaturePlan, plan_named
 from llmfeatures.prompt_plan import PromptPlan
-from llmfeatures.prompts.environment import compile_prompt
+from llmfeatures.prompts.compiling import compile_prompt
 from llmfeatures.prompts.file import Policy
 from llmfeatures.prompts.texts import PromptTexts
 from llmfeatures.refs import Role

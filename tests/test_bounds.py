@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from llmfeatures.errors import RenderError
-from llmfeatures.prompts.environment import Compiled, compile_prompt, make_environment
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.limits import MAX_VALUE
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from jinja2 import DictLoader
 
-from llmfeatures.prompts.environment import PromptEnvironment, compile_prompt
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import PromptEnvironment
 
 PARTIALS = {"_shared/shown.j2": "{{ x }}", "_shared/base.j2": "{% block one %}{% endblock %}"}
 

@@ -19,7 +19,9 @@ from llmfeatures.errors import BudgetError, PromptError, RenderError
 from llmfeatures.problems import error_of, problem_of
 from llmfeatures.prompt_plan import PromptPlan
 from llmfeatures.prompts.budget import Packed, pack, shortened
-from llmfeatures.prompts.environment import Compiled, compile_prompt, make_environment
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.escape import has_control_token, without_stray_joiners
 from llmfeatures.prompts.finish import rendered
 from llmfeatures.prompts.segments import Parts, Segment, fence

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from llmfeatures import PromptContext
 from llmfeatures.blocks import CacheBreak, in_blocks, placed
 from llmfeatures.errors import PromptError, RequestError
-from llmfeatures.prompts.environment import compile_prompt, make_environment
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.finish import rendered
 from llmfeatures.tokens import tokenizer
 from llmfeatures.usual import usual_of

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from llmfeatures.errors import PromptError, RenderError
 from llmfeatures.prompts import runtime, segments
-from llmfeatures.prompts.environment import Compiled, Message, compile_prompt, make_environment
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
+from llmfeatures.prompts.runtime import Message
 from llmfeatures.prompts.texts import PromptTexts
 
 PARTIALS = {

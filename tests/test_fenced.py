@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from llmfeatures.compile import compile_plan
 from llmfeatures.errors import FeatureNotPresentError, PromptError, RenderError
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
 from llmfeatures.prompts.documents import TemplateDocument, template_document
-from llmfeatures.prompts.environment import Compiled, compile_prompt
 from llmfeatures.prompts.filters import FILTERS
 from llmfeatures.prompts.finish import rendered, segments
 from llmfeatures.prompts.sandbox import allowed_attributes

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from llmfeatures.errors import PromptError, RenderError
 from llmfeatures.prompts import formats
-from llmfeatures.prompts.environment import Compiled, compile_prompt, make_environment
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.filters import FILTERS, REMOVED
 from llmfeatures.prompts.own_filters import OWN_FILTERS
 from llmfeatures.tokens import tokenizer

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmfeatures.prompts.compiled import Compiled
+from llmfeatures.prompts.compiling import compile_prompt
 from llmfeatures.prompts.control_tokens import AS_WRITTEN, CONTROL_TOKENS, LOOKALIKES, WORDS
-from llmfeatures.prompts.environment import Compiled, compile_prompt, make_environment
+from llmfeatures.prompts.environment import make_environment
 
 # -- the rules, a second time ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from llmfeatures.blocks import MOST_BREAKS, CacheBreak, placed
 from llmfeatures.context import Prefix, SectionTokens, prompt_id
 from llmfeatures.errors import RenderError
 from llmfeatures.prompts.budget import Packed, pack, too_long
-from llmfeatures.prompts.environment import Compiled, joined, settled_messages
+from llmfeatures.prompts.compiled import Compiled, joined, settled_messages
 from llmfeatures.prompts.runtime import Message
 from llmfeatures.prompts.segments import Parts
 from llmfeatures.tokens import Tokenizer, estimate

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from llmfeatures import ContextBuilder, Project, PromptContext
 from llmfeatures.context import Message
 from llmfeatures.errors import PromptError, RequestError
-from llmfeatures.prompts.environment import compile_prompt, make_environment
+from llmfeatures.prompts.compiling import compile_prompt
+from llmfeatures.prompts.environment import make_environment
 from llmfeatures.prompts.finish import rendered
 from llmfeatures.tokens import tokenizer
 from llmfeatures.turns import place_of
